@@ -1,0 +1,99 @@
+"""What a report states, beside and apart from what the registry says.
+
+`read` decides for one text and one field: **stated** (one unambiguous value, with the span that says it), **uncertain** (several values,
+a check-list, a mention without a readable value) or **not_stated** (a clean absence: not even a word that could hint at the field).
+Between a value and a clean absence everything is uncertain; uncertain items are dropped from scoring and counted.
+The rules are in reading.py, their patterns and the answer values in labels.yaml.
+"""
+
+import pandas as pd
+
+from .reading import HISTOLOGY, RULES, VOCABULARY, compiled, lower_keeping_length
+
+FIELD_VALUES = {field: list(entry["values"]) for field, entry in VOCABULARY["fields"].items()}
+FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group != "renal cell carcinoma"]
+LABEL_COLUMNS = ["patient_id", "note_id", "field", "evidence", "stated_value", "quote_start", "quote_end", "registry_value"]
+SCHEMES = VOCABULARY["grade"]["scheme_names"]
+
+
+def fields_for(cancer_type):
+    """Fields that the registry records for a TCGA cancer code, in a fixed order; all fields when the code is None or empty."""
+    return [field for field, entry in VOCABULARY["fields"].items() if not cancer_type or entry["cancers"] == "all" or cancer_type in entry["cancers"]]
+
+
+def scheme_applies(field, lower, cancer_type):
+    """A grading scheme is read in its own cancers, and elsewhere only where the text names it ('grade III' alone says no scheme)."""
+    if not (field.startswith("grade_") or field == "gleason"):
+        return True
+    if cancer_type in VOCABULARY["fields"][field]["cancers"]:
+        return True
+    if field == "grade_differentiation":
+        return not any(compiled(name).search(lower) for name in SCHEMES.values())
+    return compiled(SCHEMES[field]).search(lower) is not None
+
+
+def decide(hits, field, lower):
+    """Hits of a rule -> dict(evidence, value, start, end); the quote is the first hit. start and end are None unless stated."""
+    values = {value for value, _, _ in hits if value is not None}
+    if len(values) == 1:
+        value, start, end = min((hit for hit in hits if hit[0] is not None), key=lambda hit: hit[1])
+        return {"evidence": "stated", "value": value, "start": start, "end": end}
+    absent_unless = VOCABULARY["absent_unless"].get(field, VOCABULARY["absent_unless"]["histology"])
+    clean = not hits and not compiled(absent_unless).search(lower)
+    return {"evidence": "not_stated" if clean else "uncertain", "value": None, "start": None, "end": None}
+
+
+def read_field(text, lower, field, cancer_type):
+    """`read` with the lower-case text at hand."""
+    if not scheme_applies(field, lower, cancer_type):
+        return {"evidence": "not_stated", "value": None, "start": None, "end": None}
+    return decide(RULES[field](text, lower, cancer_type), field, lower)
+
+
+def read(text, field, cancer_type=None):
+    """What one scrubbed text states about one field.
+
+    Args: text; field id (ARCHITECTURE.md); cancer_type TCGA code or None (then grade schemes count only where they are named).
+    Returns dict(evidence: stated | not_stated | uncertain, value: str or None, start, end: int or None, character span in `text`).
+    Raises KeyError for an unknown field.
+    """
+    return read_field(text, lower_keeping_length(text), field, cancer_type)
+
+
+def read_all(text, cancer_type=None, fields=None):
+    """What one text states about many fields: dict field -> dict as from `read`. Default: the fields of the cancer type."""
+    lower = lower_keeping_length(text)
+    return {field: read_field(text, lower, field, cancer_type) for field in fields or fields_for(cancer_type)}
+
+
+def label_notes(notes, registry):
+    """Labels of a corpus: one row per note and field that the registry records for its cancer.
+
+    Args: notes, DataFrame with patient_id, note_id, cancer_type, text (scrubbed); registry, DataFrame[patient_id, field, registry_value].
+    Returns DataFrame[LABEL_COLUMNS]; quote_start and quote_end (Int64) are spans in `text`; registry_value is None where the registry is
+    silent, which never means "not stated".
+    """
+    truth = dict(zip(zip(registry["patient_id"], registry["field"]), registry["registry_value"]))
+    rows = []
+    for note in notes[["patient_id", "note_id", "cancer_type", "text"]].itertuples(index=False):
+        for field, label in read_all(note.text, note.cancer_type).items():
+            rows.append((note.patient_id, note.note_id, field, label["evidence"], label["value"], label["start"], label["end"],
+                         truth.get((note.patient_id, field))))
+    return pd.DataFrame(rows, columns=LABEL_COLUMNS).astype({"quote_start": "Int64", "quote_end": "Int64"})
+
+
+def coverage_table(labels, notes):
+    """Table of notebook 02: per field and cancer type (and 'all') how often the text states the field, and agreement with the registry.
+
+    Returns DataFrame[field, cancer_type, n, stated, not_stated, uncertain, agree, agreement]: counts over notes whose patient has
+    a registry value; agreement = agree / stated, in 0-1, over the stated ones; NaN where nothing is stated.
+    """
+    table = labels.dropna(subset=["registry_value"]).merge(notes[["note_id", "cancer_type"]], on="note_id")
+    table = pd.concat([table, table.assign(cancer_type="all")])
+    for evidence in ("stated", "not_stated", "uncertain"):
+        table[evidence] = (table["evidence"] == evidence).astype(int)
+    table["agree"] = ((table["stated_value"] == table["registry_value"]) & (table["stated"] == 1)).astype(int)
+    counts = table.groupby(["field", "cancer_type"], sort=True)[["stated", "not_stated", "uncertain", "agree"]].sum()
+    counts.insert(0, "n", table.groupby(["field", "cancer_type"]).size())
+    counts["agreement"] = counts["agree"] / counts["stated"].where(counts["stated"] > 0)
+    return counts.reset_index()
