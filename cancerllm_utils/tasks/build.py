@@ -1,0 +1,230 @@
+"""Notes and labels -> the examples of each task, one JSONL file per split."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import UserError
+from . import context as ctx
+from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_task, prompt_hash, write_jsonl
+
+SPLITS = ["train", "dev", "test", "external_site", "external"]
+_MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
+
+
+def read_corpus(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Notes (with their split) and labels of a run; a UserError names the step that is missing."""
+    folder = Path(run_dir) / "corpus"
+    for name in ("notes", "labels", "splits"):
+        if not (folder / f"{name}.parquet").is_file():
+            raise UserError(f"file {folder / name}.parquet is missing: run notebook 02_dataset_preparation of this profile first.")
+    notes = pd.read_parquet(folder / "notes.parquet").merge(pd.read_parquet(folder / "splits.parquet"), on="patient_id", how="left")
+    assert notes["split"].notna().all(), f"{notes['split'].isna().sum()} notes have no split"
+    return notes, pd.read_parquet(folder / "labels.parquet")
+
+
+def variants_of(spec: dict, corpus: str) -> dict[str, dict]:
+    """Input variants of a task in this corpus; a task without variants has one, named ""."""
+    variants = spec.get("variants") or {"": {"note_types": spec["note_types"], "corpora": [corpus]}}
+    return {name: variant for name, variant in variants.items() if corpus in variant["corpora"]}
+
+
+def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """All items of a task, before any sampling and without prompts.
+
+    Gold is `stated_value` or `registry_value`, as the task's `gold` says. Extraction leaves out uncertain items and keeps clean "not
+    stated" ones; headline are items where rule and registry agree, and clean "not stated" ones. A prediction task takes every registry
+    value whatever the text says; all its items are headline.
+    Returns example_id, patient_id, note_id, task, field, variant, answer, evidence, headline, cancer_type, institution, split,
+    quote_start, quote_end.
+    """
+    rows = labels[labels["field"].isin(list(spec["fields"]))]
+    if spec["gold"] == "stated_value":
+        rows = rows[rows["evidence"].isin(["stated", "not_stated"])]
+        stated = rows["evidence"].eq("stated")
+        rows = rows.assign(answer=rows["stated_value"].where(stated, NOT_STATED), headline=~stated | rows["stated_value"].eq(rows["registry_value"]))
+    else:
+        rows = rows[rows["registry_value"].notna()]
+        rows = rows.assign(answer=rows["registry_value"], headline=True)
+    rows = rows.drop(columns="patient_id").merge(notes.drop(columns="text"), on="note_id", how="inner")
+    parts = []
+    for variant, setting in variants_of(spec, corpus).items():
+        kind = rows["note_type"].map(lambda name, kinds=setting["note_types"]: any(word in name for word in kinds))
+        suffix = f"|{variant}" if variant else ""
+        parts.append(rows[kind].assign(variant=variant, example_id=lambda part, end=suffix: part["note_id"] + "|" + part["field"] + end))
+    columns = ["example_id", "patient_id", "note_id", "task", "field", "variant", "answer", "evidence", "headline", "cancer_type", "institution", "split",
+               "quote_start", "quote_end"]
+    items = pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(variant="", example_id="")
+    return items.assign(task=spec["task"])[columns]
+
+
+def take_order(items: pd.DataFrame, seed: int, balance: bool) -> pd.DataFrame:
+    """Items in the order in which they are taken, by hash and so the same on every machine.
+
+    Turns go round: by (field, answer) if `balance`, so that a rare value is taken as early as a common one; else by patient, so that
+    a few hundred items come from as many patients as possible.
+    """
+    items = items.assign(order=[hash_order(seed, f"{note}|{field}") for note, field in zip(items["note_id"], items["field"], strict=True)],
+                         patient_order=[hash_order(seed, patient) for patient in items["patient_id"]])
+    items = items.sort_values(["order", "example_id"])
+    turn = items.groupby(["field", "answer"] if balance else "patient_id").cumcount()
+    return items.assign(turn=turn).sort_values(["turn", "patient_order", "order", "example_id"])
+
+
+def not_stated_order(items: pd.DataFrame, stated: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """"Not stated" items in an order whose every beginning follows the fields' shares among the stated items.
+
+    A field asked mostly where it is absent would give its answer away.
+    """
+    items = take_order(items, seed, balance=False)
+    rank = items.groupby("field").cumcount() + 0.5
+    per_field = items["field"].map(stated["field"].value_counts()).fillna(0.1)
+    return items.assign(position=rank / per_field).sort_values(["position", "patient_order", "example_id"])
+
+
+def sample(items: pd.DataFrame, not_stated_share: float, seed: int, max_items: int | None, balance: bool, usable=lambda item: True) -> pd.DataFrame:
+    """Takes up to `max_items` items (None: all) of which `not_stated_share` are "not stated" ones where there are that many.
+
+    `usable(item)` may refuse an item; the next one is tried in its place.
+    """
+    absent = items["answer"].eq(NOT_STATED)
+    share = not_stated_share if absent.any() else 0.0
+    room = len(items) if max_items is None else max_items
+    stated = _take(take_order(items[~absent], seed, balance), round(room * (1 - share)), usable)
+    missing = not_stated_order(items[absent], stated, seed)
+    return pd.concat([stated, _take(missing, round(len(stated) * share / (1 - share)), usable)], ignore_index=True)[list(items.columns)]
+
+
+def _take(items: pd.DataFrame, n: int, usable) -> pd.DataFrame:
+    kept = []
+    for item in items.itertuples():
+        if len(kept) >= n:
+            break
+        if usable(item):
+            kept.append(item.Index)
+    return items.loc[kept]
+
+
+def context_for(spec: dict, field: str, variant: str, text: str, tokenizer, context_tokens: int, head_tokens: int) -> dict:
+    """The context of one item, for building examples and for `cancerllm predict` alike.
+
+    Returns context (str) and spans (character spans of the chosen units in the text, None where the text was masked first).
+    """
+    masked = variant == "findings"
+    note = ctx.index_note(ctx.findings_of(text, spec) if masked else text, tokenizer)
+    return _context(spec, field, note, masked, tokenizer, context_tokens, head_tokens)
+
+
+def _context(spec, field, note, masked, tokenizer, context_tokens, head_tokens):
+    numbers = ctx.select_units(note, spec["fields"][field]["query"], context_tokens, head_tokens) if note["units"] else []
+    text = ctx.context_of(note, numbers, context_tokens, tokenizer)
+    return {"context": text, "spans": None if masked else [note["spans"][number] for number in numbers]}
+
+
+def examples_of(spec: dict, items: pd.DataFrame, texts: dict[str, str], tokenizer, context_tokens: int, head_tokens: int, not_stated_share: float,
+                seed: int, max_items: int | None, balance: bool, drop_unseen_quotes: bool) -> tuple[list[dict], dict]:
+    """Samples the items of one task, split and variant and writes their prompts.
+
+    Returns the rows of the JSONL file and counts: unseen_quotes (stated items refused because the chosen sentences miss the quote;
+    training only, so that a model is not taught to answer from nothing), no_findings (reports in which masking left nothing).
+    """
+    counts = {"unseen_quotes": 0, "no_findings": 0}
+    notes: dict[str, dict] = {}
+    contexts: dict[str, dict] = {}
+
+    def usable(item) -> bool:
+        masked = item.variant == "findings"
+        if item.note_id not in notes:
+            notes[item.note_id] = ctx.index_note(ctx.findings_of(texts[item.note_id], spec) if masked else texts[item.note_id], tokenizer)
+        made = _context(spec, item.field, notes[item.note_id], masked, tokenizer, context_tokens, head_tokens)
+        if masked and len(made["context"].split()) < _MIN_FINDINGS_WORDS:
+            counts["no_findings"] += 1
+            return False
+        has_quote = made["spans"] is not None and item.evidence == "stated" and pd.notna(item.quote_start)
+        made["quote_seen"] = any(start <= item.quote_start < end for start, end in made["spans"]) if has_quote else None
+        if drop_unseen_quotes and made["quote_seen"] is False:
+            counts["unseen_quotes"] += 1
+            return False
+        contexts[item.example_id] = made
+        return True
+
+    chosen = sample(items, not_stated_share, seed, max_items, balance, usable)
+    rows = [
+        {
+            "example_id": item.example_id, "patient_id": item.patient_id, "note_id": item.note_id, "task": item.task, "field": item.field,
+            "prompt": build_prompt(spec, item.field, contexts[item.example_id]["context"]), "completion": item.answer, "answers": [item.answer],
+            "cancer_type": item.cancer_type, "institution": item.institution, "variant": item.variant, "headline": bool(item.headline),
+            "evidence": item.evidence, "quote_seen": contexts[item.example_id]["quote_seen"],
+        }
+        for item in chosen.itertuples()
+    ]
+    if len(items) and items["variant"].iloc[0] == "findings":
+        named = [ctx.names_histology(contexts[row["example_id"]]["context"], row["answers"][0], spec) for row in rows]
+        counts["leak"] = sum(named) / len(named) if named else None
+    return rows, counts
+
+
+def check_boundary(rows: list[dict], tokenizer) -> list[int]:
+    """Token count of each prompt + completion; stops if a prompt's tokens are not the beginning of those of prompt + completion."""
+    prompts = tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"] if rows else []
+    wholes = tokenizer([row["prompt"] + row["completion"] for row in rows], add_special_tokens=False)["input_ids"] if rows else []
+    for row, prompt, whole in zip(rows, prompts, wholes, strict=True):
+        assert row["prompt"].endswith("### Response:\n"), f"{row['example_id']}: the prompt lost its end"
+        assert whole[: len(prompt)] == prompt, f"{row['example_id']}: prompt and completion merge into one token"
+    return [len(whole) for whole in wholes]
+
+
+def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: str, context_tokens: int = 192, head_tokens: int = 32,
+                   not_stated_share: float = 0.25, max_train_items: int | None = None, max_dev_items: int | None = None,
+                   max_test_items: int | None = None, balance: bool = True, drop_unseen_quotes: bool = True, seed: int = 42) -> pd.DataFrame:
+    """Writes datasets/<task>/<split>.jsonl of a run, and datasets/settings.json, from which a tuned model learns how its prompts were made.
+
+    Args: tokenizer_dir, the tokenizer of the model to be tuned (the token budgets are its own); the caps count items per task and split,
+    a task's variants share them; balance, whether training items go round the values of each field.
+    Returns one row per task, variant and split: items, patients, not_stated, uncertain (dropped from extraction), unseen_quotes,
+    no_findings, quote_seen (share of stated items whose quote is in the context), leak (share of masked contexts that still name the
+    histology), max_tokens (longest prompt + completion).
+    """
+    from transformers import AutoTokenizer      # seconds of import that the other functions here do not need
+
+    run_dir = Path(run_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    notes, labels = read_corpus(run_dir)
+    texts = dict(zip(notes["note_id"], notes["text"], strict=True))
+    uncertain = labels[labels["evidence"].eq("uncertain")].merge(notes[["note_id", "split"]], on="note_id").groupby(["field", "split"]).size()
+    caps = {"train": max_train_items, "dev": max_dev_items} | dict.fromkeys(SPLITS[2:], max_test_items)
+    summary, fields = [], {}
+    for name in tasks:
+        spec = load_task(name)
+        items = task_items(spec, corpus, notes, labels)
+        fields[name] = [field for field in spec["fields"] if field in set(items.loc[items["split"].eq("train"), "field"])]
+        variants = list(variants_of(spec, corpus))
+        for split in SPLITS:
+            rows = []
+            for variant in variants:
+                part = items[items["split"].eq(split) & items["variant"].eq(variant)]
+                cap = None if caps[split] is None else caps[split] // len(variants)
+                made, counts = examples_of(spec, part, texts, tokenizer, context_tokens, head_tokens, not_stated_share, seed, cap,
+                                           balance and split == "train", drop_unseen_quotes and split == "train")
+                extraction = spec["gold"] == "stated_value"
+                seen = [row["quote_seen"] for row in made if row["quote_seen"] is not None]
+                summary.append({
+                    "task": name, "variant": variant, "split": split, "items": len(made), "patients": len({row["patient_id"] for row in made}),
+                    "not_stated": sum(row["answers"] == [NOT_STATED] for row in made),
+                    "uncertain": int(sum(uncertain.get((field, split), 0) for field in fields[name])) if extraction else 0,
+                    "quote_seen": sum(seen) / len(seen) if seen else None, "leak": None, **counts,
+                    "max_tokens": max(check_boundary(made, tokenizer), default=0),
+                })
+                rows += made
+            write_jsonl(run_dir / "datasets" / name / f"{split}.jsonl", rows)
+    table = pd.DataFrame(summary)
+    settings = {
+        "corpus": corpus, "tasks": list(tasks), "fields": fields, "context_tokens": context_tokens, "head_tokens": head_tokens,
+        "variants": {name: list(variants_of(load_task(name), corpus)) for name in tasks},
+        "values": {field: allowed_values(field, corpus) for name in tasks for field in fields[name]},
+        "prompt_hash": {name: prompt_hash(load_task(name)) for name in tasks},
+        "not_stated_share": not_stated_share, "balance": balance, "seed": seed, "max_tokens": int(table["max_tokens"].max()),
+    }
+    (run_dir / "datasets" / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return table
