@@ -1,0 +1,333 @@
+"""From prediction files to tables: `cancerllm score` for anyone's predictions, `score_run` for a whole run.
+
+All numbers are points (0-100) with 95 % bootstrap intervals clustered by patient (stats.py). Precision, recall and F1 are plain means
+over examples, as in the paper, so that F1 is not the harmonic mean of the precision and recall beside it.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+from array import array
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cancerllm_utils.errors import UserError
+from cancerllm_utils.evaluation import stats
+from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, NOT_STATED, SCORERS, UNPARSED, macro_f1, value_scores
+from cancerllm_utils.paths import ROOT
+
+SCORE_COLUMNS = [
+    "model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric",
+    "precision", "recall", "f1", "f1_low", "f1_high", "n", "unparsed", "seed",
+]  # fmt: skip
+# The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
+EIGHT = [(family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average")]
+ALL_METRICS = [(family, metric) for family in METRICS for metric in (*METRICS[family], "average")]
+VALUE_METRICS = ["value_accuracy", "false_answer", "miss", "eos_share"]
+PREDICTION_KEYS = {"example_id": str, "prediction": str, "answers": list, "parsed": str}
+DATASET_KEYS = {"example_id": str, "patient_id": str, "field": str, "answers": list}
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path):
+    """Yield (line number, object) for each non-blank line of a JSONL file (UTF-8, with or without BOM, any of \\n and \\r\\n).
+
+    Raises UserError naming file and line: file missing or unreadable, not UTF-8, not JSON, not an object, no row at all.
+    """
+    empty = True
+    try:
+        with open(path, "rb") as file:
+            for line, raw in enumerate(file, 1):
+                if line == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if not raw.strip():
+                    continue
+                try:
+                    row = json.loads(raw.decode("utf-8"))
+                except UnicodeDecodeError:
+                    raise UserError(f"file {path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from None
+                except (ValueError, RecursionError):
+                    raise UserError(f"file {path}, line {line}: not valid JSON. Write one JSON object per line.") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"file {path}, line {line}: not a JSON object. Write one {{...}} per line.")
+                empty = False
+                yield line, row
+    except OSError as error:
+        raise UserError(f"file {path}: cannot be read ({error.strerror or type(error).__name__}). Check the path.") from None
+    if empty:
+        raise UserError(f"file {path}, line 1: the file holds no row. Write one JSON object per line.")
+
+
+def _is_text_list(value) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _identifier(value):
+    """An id as text: strings as they are, whole numbers written out, None for anything else (also for a blank)."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _checked(path, rows):
+    """Check the rows of `cancerllm score` one by one; yields (cluster, answers, prediction)."""
+    seen = {}
+    for line, row in rows:
+        where = f"file {path}, line {line}"
+        for key in ("id", "answers", "prediction"):
+            if key not in row:
+                raise UserError(f'{where}: the key "{key}" is missing. A row is {{"id": .., "answers": [..], "prediction": ".."}}.')
+        identifier = _identifier(row["id"])
+        if identifier is None:
+            raise UserError(f'{where}: "id" is neither text nor a whole number. Give each row its own id.')
+        if identifier in seen:
+            raise UserError(f"{where}: this id was used in line {seen[identifier]}. Give each row its own id.")
+        seen[identifier] = line
+        if not _is_text_list(row["answers"]):
+            raise UserError(f'{where}: "answers" is not a list of strings. Write ["..", ".."], or [] for no answer.')
+        if not isinstance(row["prediction"], str):
+            raise UserError(f'{where}: "prediction" is not a string. Write "" for an empty answer.')
+        patient = _identifier(row.get("patient_id"))
+        if patient is None and row.get("patient_id") not in (None, ""):
+            raise UserError(f'{where}: "patient_id" is neither text nor a whole number. Leave it out to use the id.')
+        yield f"id {identifier}" if patient is None else f"patient {patient}", row["answers"], row["prediction"]
+
+
+def _numbers(answers: list[str], prediction: str, wanted: list[tuple]) -> list[float]:
+    """Precision, recall, F1 (0-1) of one prediction for each wanted (family, metric), in one flat list."""
+    scores = {family: scorer(answers, prediction) for family, scorer in SCORERS.items()}
+    return [number for family, metric in wanted for number in scores[family][metric]]
+
+
+# ---- one file of any system --------------------------------------------------------------------------------------------------
+
+
+def score_file(path, n_resamples: int = 1000, seed: int = 0) -> list[dict]:
+    """Score a JSONL file of rows {id, answers: [str], prediction: str, patient_id (optional: the cluster, else id)}.
+
+    Returns exactly eight rows {family, metric, precision, recall, f1, f1_low, f1_high, n}: paper and clinical x exact_match, bleu2,
+    rougeL, average; points 0-100. Raises UserError with file, line and reason for a file that is not as described.
+    """
+    numbers, clusters = array("d"), []  # 24 numbers and one key per row are all that is kept of a file
+    for cluster, answers, prediction in _checked(path, read_rows(path)):
+        numbers.extend(_numbers(answers, prediction, EIGHT))
+        clusters.append(cluster)
+    table = 100 * np.frombuffer(numbers).reshape(len(clusters), len(EIGHT), 3)
+    means = table.mean(axis=0)
+    low, high = stats.cluster_bootstrap(table[:, :, 2], clusters, n_resamples, seed)
+    return [
+        {
+            "family": family, "metric": metric, "precision": float(means[i, 0]), "recall": float(means[i, 1]), "f1": float(means[i, 2]),
+            "f1_low": float(low[i]), "f1_high": float(high[i]), "n": len(clusters),
+        }
+        for i, (family, metric) in enumerate(EIGHT)
+    ]  # fmt: skip
+
+
+def main_score(path, as_json: bool) -> None:
+    """Print the eight rows of score_file: one JSON list and nothing else, or a table for the eye."""
+    rows = score_file(path)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'family':<9} {'metric':<12} {'precision':>9} {'recall':>7} {'F1':>7}  95 % interval   n = {rows[0]['n']}")
+    for row in rows:
+        interval = f"{row['f1_low']:.2f} to {row['f1_high']:.2f}"
+        print(f"{row['family']:<9} {row['metric']:<12} {row['precision']:>9.2f} {row['recall']:>7.2f} {row['f1']:>7.2f}  {interval}")
+
+
+# ---- a whole run ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(path, keys: dict) -> pd.DataFrame:
+    """A contract file as a frame with one row per example_id, its keys and their types checked."""
+    rows, seen = [], set()
+    for line, row in read_rows(path):
+        for key, kind in keys.items():
+            fits = _is_text_list(row.get(key)) if kind is list else isinstance(row.get(key), kind)
+            if not fits:
+                raise UserError(f'file {path}, line {line}: "{key}" is missing or of the wrong type. Run the step that wrote the file again.')
+        if row["example_id"] in seen:
+            raise UserError(f"file {path}, line {line}: this example_id occurs twice. Run the step that wrote the file again.")
+        seen.add(row["example_id"])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
+    """Examples of a test set; one that is a variant of another (test+misspell20) may share that one's file."""
+    path = run_dir / "datasets" / task / f"{split}.jsonl"
+    path = path if path.is_file() else path.with_name(f"{split.split('+')[0]}.jsonl")
+    data = _table(path, DATASET_KEYS)
+    for column, default in {"variant": "", "headline": False, "cancer_type": ""}.items():
+        data[column] = data[column].fillna(default) if column in data else default
+    return data[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "answers"]]
+
+
+def _scored_examples(path: Path, data: pd.DataFrame) -> pd.DataFrame:
+    """Predictions of one file with their example's columns and every score: "<family> <metric> <p|r|f1>" and the value metrics, 0-1."""
+    frame = _table(path, PREDICTION_KEYS).merge(data, on="example_id", how="left", suffixes=("", "_data"), validate="one_to_one")
+    strangers = frame.patient_id.isna() | (frame.answers != frame.answers_data)
+    if strangers.any():
+        raise UserError(
+            f"file {path}, line {int(np.argmax(strangers)) + 1}: the example is not, or has other answers, in datasets/. "
+            "Predict again: run 05_prediction."
+        )
+    # A parsed answer is the answer; what could not be parsed is scored as the model wrote it.
+    scored = frame.prediction.where(frame.parsed == UNPARSED, frame.parsed)
+    names = [f"{family} {metric} {part}" for family, metric in ALL_METRICS for part in ("p", "r", "f1")]
+    numbers = pd.DataFrame([_numbers(a, p, ALL_METRICS) for a, p in zip(frame.answers, scored)], columns=names)
+    values = pd.DataFrame([value_scores(a, p) for a, p in zip(frame.answers, frame.parsed)], dtype=float)
+    # Only a model that generates stops: for a baseline or a ranking every stop_reason is "" and the share is undefined.
+    reasons = frame.stop_reason.fillna("") if "stop_reason" in frame else pd.Series("", index=frame.index)
+    values["eos_share"] = (reasons == "eos").astype(float).where(reasons != "")
+    frame["gold"] = ["; ".join(answers) for answers in frame.answers]
+    kept = frame[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "gold", "parsed"]]
+    return pd.concat([kept, numbers, values], axis=1)
+
+
+def _group_rows(group: pd.DataFrame, n_resamples: int, seed: int) -> list[dict]:
+    """All score rows of one group of examples, without the columns that name the group."""
+    patients = group.patient_id.to_numpy()
+    shared = {"n": len(group), "unparsed": int((group.parsed == UNPARSED).sum())}
+    numbers = 100 * group[[f"{f} {m} {part}" for f, m in ALL_METRICS for part in ("p", "r", "f1")]].to_numpy()
+    means = numbers.mean(axis=0).reshape(-1, 3)
+    low, high = stats.cluster_bootstrap(numbers[:, 2::3], patients, n_resamples, seed)
+    rows = [
+        {"family": f, "metric": m, "precision": p, "recall": r, "f1": f1, "f1_low": low[i], "f1_high": high[i], **shared}
+        for i, ((f, m), (p, r, f1)) in enumerate(zip(ALL_METRICS, means))
+    ]
+    for metric in VALUE_METRICS:
+        values = 100 * group[metric].to_numpy()
+        asked = ~np.isnan(values)  # false_answer is asked only where the gold is "not stated", miss only where it is a value
+        if asked.any():
+            low, high = stats.cluster_bootstrap(values[asked], patients[asked], n_resamples, seed)
+            rows.append({"family": "clinical", "metric": metric, "f1": values[asked].mean(), "f1_low": low, "f1_high": high, **shared, "n": int(asked.sum())})
+    # A class is a value of one field. A right answer in other words ("2.5cm") belongs to its gold class.
+    gold = (group.field + "=" + group.gold).tolist()
+    predicted = (group.field + "=" + group.parsed.where(group.value_accuracy == 0, group.gold)).tolist()
+    low, high = stats.macro_f1_interval(gold, predicted, patients, n_resamples, seed)
+    rows.append({"family": "clinical", "metric": "macro_f1", "f1": 100 * macro_f1(gold, predicted), "f1_low": 100 * low, "f1_high": 100 * high, **shared})
+    return rows
+
+
+def _groups(examples: pd.DataFrame):
+    """Yield (variant, field, subgroup, examples) for everything, then each variant, field and the headline items of each."""
+    variants = ["all", *sorted(v for v in examples.variant.unique() if v)]
+    for variant in variants:
+        of_variant = examples if variant == "all" else examples[examples.variant == variant]
+        for field in ["all", *sorted(of_variant.field.unique())]:
+            group = of_variant if field == "all" else of_variant[of_variant.field == field]
+            yield variant, field, "all", group
+            if group.headline.any():
+                yield variant, field, "headline", group[group.headline.astype(bool)]
+
+
+def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") -> pd.DataFrame:
+    """Score every predictions/<model>/<stage>/<task>.<split>.jsonl of a run against datasets/<task>/<split>.jsonl.
+
+    Writes results/scores.csv (SCORE_COLUMNS, points 0-100; single-value metrics stand in f1) and results/examples.parquet (one row per
+    prediction and family: average_f1, exact, value_correct in 0-1), adds a line to results/ledger.csv for each test set outside
+    train and dev, and returns the scores. `seed` is the bootstrap's; the column `seed` is that of the tuning (stage suffix -s7).
+    Raises UserError when there is nothing to score or a file breaks its contract; then nothing is written.
+    """
+    run_dir = Path(run_dir)
+    paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"))
+    if not paths:
+        raise UserError(f"folder {run_dir / 'predictions'}: there are no predictions. Run 05_prediction first.")
+    datasets, rows, examples, splits = {}, [], [], []
+    for path in paths:
+        model, stage = path.parts[-3:-1]
+        task, split = path.name.removesuffix(".jsonl").split(".", 1)
+        if (task, split) not in datasets:
+            datasets[task, split] = _dataset(run_dir, task, split)
+        scored = _scored_examples(path, datasets[task, split])
+        suffix = re.search(r"-s(\d+)(?:-|$)", stage)
+        key = {"model": model, "stage": stage, "task": task, "split": split, "seed": int(suffix[1]) if suffix else seed}
+        for variant, field, subgroup, group in _groups(scored):
+            names = key | {"variant": variant, "field": field, "subgroup": subgroup}
+            rows += [names | row for row in _group_rows(group, n_resamples, seed)]
+        for family in METRICS:
+            part = scored[["example_id", "patient_id", "field", "variant", "headline", "cancer_type"]].assign(
+                family=family,
+                average_f1=scored[f"{family} average f1"],
+                exact=scored[f"{family} exact_match f1"],
+                value_correct=scored.value_accuracy,
+                **{name: key[name] for name in ("model", "stage", "task", "split")},
+            )
+            examples.append(part)
+        splits.append(split)
+    scores = pd.DataFrame(rows)[SCORE_COLUMNS]
+    results = run_dir / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    _replace(results / "examples.parquet", lambda file: pd.concat(examples, ignore_index=True).to_parquet(file, index=False))
+    _replace(results / "scores.csv", lambda file: scores.to_csv(file, index=False, float_format="%.6f"))
+    for split in sorted(set(splits)):
+        append_ledger(run_dir, split, why or "score_run")
+    return scores
+
+
+def _replace(path: Path, write) -> None:
+    """Write through a temporary name, so that a reader never meets half a file."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+# ---- after scoring ---------------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    run_dir, a: tuple, b: tuple, task: str, split: str, metric: str = "average", family: str = "paper", field: str = "all",
+    variant: str = "all", subgroup: str = "all", n_resamples: int = 1000, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Difference a - b of two (model, stage) on the examples both answered, in points, paired by patient.
+
+    metric: average, exact_match or value_accuracy. Returns {difference, low, high, n}; reads results/examples.parquet, scores nothing.
+    """
+    column = {"average": "average_f1", "exact_match": "exact", "value_accuracy": "value_correct"}.get(metric)
+    if column is None:
+        raise UserError(f"metric {metric}: not stored per example. Choose average, exact_match or value_accuracy.")
+    path = Path(run_dir) / "results" / "examples.parquet"
+    if not path.is_file():
+        raise UserError(f"file {path}: not there. Run 06_evaluation first.")
+    examples = pd.read_parquet(path)
+    chosen = (examples.task == task) & (examples.split == split) & (examples.family == family)
+    for name, value in {"field": field, "variant": variant}.items():
+        chosen &= (examples[name] == value) | (value == "all")
+    if subgroup == "headline":
+        chosen &= examples.headline.astype(bool)
+    sides = [
+        examples[chosen & (examples.model == model) & (examples.stage == stage)][["example_id", "patient_id", column]]
+        for model, stage in (a, b)
+    ]
+    both = sides[0].merge(sides[1], on=["example_id", "patient_id"], suffixes=("_a", "_b"), validate="one_to_one")
+    if both.empty:
+        raise UserError(f"file {path}: {'/'.join(a)} and {'/'.join(b)} share no example of {task}.{split}. Predict with both first.")
+    return stats.paired_difference(100 * both[f"{column}_a"], 100 * both[f"{column}_b"], both.patient_id, n_resamples, seed)
+
+
+def append_ledger(run_dir, split: str, why: str) -> bool:
+    """Note in results/ledger.csv (date, commit, split, why) that a set meant for the last word was looked at.
+
+    Train and dev, whatever their suffix, are for looking at: no line. Returns whether a line was written.
+    """
+    if split.split("+")[0] in ("train", "dev"):
+        return False
+    path = Path(run_dir) / "results" / "ledger.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True)
+    commit = git.stdout.strip() or "unknown"
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(["date", "commit", "split", "why"])
+        writer.writerow([datetime.now(timezone.utc).isoformat(timespec="seconds"), commit, split, why])
+    return True
