@@ -1,0 +1,211 @@
+"""Base models and tuned stages: load them safely, in the precision that this machine is good at.
+
+Only safetensors are read and no code from a model folder is ever run. A stage (`runs/<profile>/models/<model>/<stage>/`) is an adapter in
+PEFT's own layout beside `cancerllm.json`, which says on which base it sits and which adapters come before it.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig
+
+from cancerllm_utils import paths
+from cancerllm_utils.errors import UserError
+
+CARD = "cancerllm.json"
+ADAPTER = "adapter_model.safetensors"
+
+
+def model_entry(name: str) -> dict:
+    """The entry of models.yaml, plus `source`: the local folder or hub id to load from.
+
+    `name` may also be a folder that holds a model (config.json, *.safetensors, tokenizer). Raises UserError for anything else.
+    """
+    entries = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text())
+    if name in entries:
+        entry = entries[name]
+        return {**entry, "name": name, "source": str(paths.PACKAGE / entry["path"]) if "path" in entry else entry["hub_id"]}
+    if (Path(name) / "config.json").is_file():
+        return {"name": Path(name).name, "source": str(Path(name).resolve()), "prompt": "alpaca"}
+    raise UserError(f"model {name}: not an entry of models.yaml ({', '.join(entries)}) nor a folder with a config.json. Correct the name.")
+
+
+def device_and_precision(precision: str = "auto") -> dict:
+    """Where and how to compute here: `device` (cuda|cpu), `precision` (bf16|fp32), `threads` (torch is set to it).
+
+    `auto` takes bf16 where the processor has instructions for it (a CUDA card that supports it; AMX or AVX512-BF16, as autocast over fp32
+    weights) and fp32 elsewhere, where bf16 would be emulated. Threads are physical cores within the process's affinity, or OMP_NUM_THREADS:
+    a second thread on a busy core made runs up to ten times slower.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        processor = torch.cpu.get_capabilities()
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else bool(processor.get("amx_bf16") or processor.get("avx512_bf16"))
+        precision = "bf16" if fast else "fp32"
+    if precision not in ("bf16", "fp32"):
+        raise UserError(f"precision {precision}: unknown. Use auto, bf16 or fp32.")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = int(os.environ.get("OMP_NUM_THREADS") or min(psutil.cpu_count(logical=False) or 1, allowed))
+    torch.set_num_threads(threads)
+    return {"device": device, "precision": precision, "threads": threads}
+
+
+def load_tokenizer(name: str):
+    """The model's tokenizer, padding on the left (as generation needs it) with a pad token that is not the end token.
+
+    A pad token equal to EOS would be masked out of the labels and the model would never learn to stop. Mistral has none: it gets `<unk>`,
+    and a tokenizer without `<unk>` gets a new token, for which `load_model` makes room.
+    """
+    entry = model_entry(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(entry["source"], revision=entry.get("revision"), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(missing_weights(entry, error)) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model {name}: its tokenizer has no end token. Use a tokenizer with eos_token set.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(name: str, precision: str = "auto", load_in_4bit: bool = False):
+    """The base model on this machine's device, in evaluation mode.
+
+    bf16 on a CUDA card casts the weights; on a CPU the weights stay fp32 and the caller runs under autocast. `load_in_4bit` is NF4 with
+    double quantisation and bf16 compute (PAPER.md, instruction tuning) and needs a CUDA card and bitsandbytes.
+    Raises UserError where the weights or the library are missing.
+    """
+    entry, place = model_entry(name), device_and_precision(precision)
+    quantization = quantization_config(place["device"]) if load_in_4bit else None
+    dtype = torch.bfloat16 if place["device"] == "cuda" and place["precision"] == "bf16" else torch.float32
+    model = read_weights(entry, dtype, quantization)
+    tokenizer = load_tokenizer(name)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    agree_on_special_tokens(model, tokenizer)
+    return model.eval() if load_in_4bit else model.to(place["device"]).eval()
+
+
+def read_weights(entry: dict, dtype: torch.dtype, quantization=None):
+    """from_pretrained with the project's safety settings; the one place that reads base weights."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            entry["source"], revision=entry.get("revision"), dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            attn_implementation="sdpa", quantization_config=quantization, device_map={"": 0} if quantization else None,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(missing_weights(entry, error)) from None
+
+
+def agree_on_special_tokens(model, tokenizer) -> None:
+    """Model and generation config stop, start and pad where the tokenizer does; sampling settings of a base's generation config are dropped."""
+    for config in (model.config, model.generation_config):
+        config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+
+
+def quantization_config(device: str) -> BitsAndBytesConfig:
+    """NF4, double quantisation, bf16 compute: the 4-bit loading of the released code."""
+    if device != "cuda":
+        raise UserError("load_in_4bit: 4-bit loading needs a CUDA card and there is none here. Set load_in_4bit: false.")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError("load_in_4bit: the library bitsandbytes is not installed. Run `pip install bitsandbytes`.") from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def missing_weights(entry: dict, error: Exception) -> str:
+    """The sentence for weights that cannot be read; the library's own text is cut to its first line."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    if "hub_id" not in entry:
+        return f"model {entry['name']}: {entry['source']} cannot be read as safetensors ({reason}). Restore the folder."
+    accept = f"accept the licence on https://huggingface.co/{entry['hub_id']}, run `hf auth login`, then " if entry.get("gated") else ""
+    return f"model {entry['name']}: the weights are not on this machine ({reason}). Remedy: {accept}`hf download {entry['hub_id']}` ({entry['gb']} GB)."
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def base_revision(name: str, model=None) -> str:
+    """What pins the base: the hub commit that was loaded, or the digest of a local folder's weights."""
+    entry = model_entry(name)
+    if Path(entry["source"]).is_dir():
+        return "sha256:" + hashlib.sha256("".join(sha256(f) for f in sorted(Path(entry["source"]).glob("*.safetensors"))).encode()).hexdigest()
+    return getattr(model.config, "_commit_hash", None) or entry["revision"] if model is not None else entry["revision"]
+
+
+def read_card(model_dir) -> dict:
+    """`cancerllm.json` of a stage; UserError if the folder is not a finished stage."""
+    path = Path(model_dir) / CARD
+    if not path.is_file() or not (path.parent / ADAPTER).is_file():
+        raise UserError(f"model folder {model_dir}: no {CARD} with {ADAPTER} in it. Name a finished stage such as runs/<profile>/models/<model>/cpt-sft.")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"file {path}, line {error.lineno}: not JSON. Train the stage again.") from None
+
+
+def load_stage(model_dir, precision: str = "auto"):
+    """(model, tokenizer, card) of a tuned stage: every adapter merged in order, ready for generation.
+
+    Merging happens in fp32 and the result is cast afterwards: merged in bf16, 2 % of the top tokens change. Raises UserError when the
+    base or an earlier adapter is not the one this stage was trained on.
+    """
+    model_dir, card = Path(model_dir), read_card(model_dir)
+    revision = base_revision(card["base"])
+    if revision.startswith("sha256:") and revision != card["base_revision"]:
+        raise UserError(f"model folder {model_dir}: the base {card['base']} has changed since this stage was trained. Train it again.")
+    place = device_and_precision(precision)
+    model = merged_model(card["base"], [model_dir / before["path"] for before in card["adapters_before"]] + [model_dir],
+                         [before["sha256"] for before in card["adapters_before"]] + [card["adapter_sha256"]])
+    if place["device"] == "cuda":
+        model = model.to("cuda", torch.bfloat16 if place["precision"] == "bf16" else torch.float32)
+    return model.eval(), load_tokenizer(card["base"]), card
+
+
+def merged_model(base: str, adapters: list[Path], digests: list[str] | None = None):
+    """The base in fp32 on the CPU with `adapters` merged one after another; `digests` (sha256 of each adapter file) are checked if given."""
+    entry = model_entry(base)
+    model, tokenizer = read_weights(entry, torch.float32), load_tokenizer(base)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    for adapter, digest in zip(adapters, digests or [None] * len(adapters), strict=True):
+        if not (adapter / ADAPTER).is_file():
+            raise UserError(f"adapter {adapter}: {ADAPTER} is missing. Train that stage first.")
+        if digest and sha256(adapter / ADAPTER) != digest:
+            raise UserError(f"adapter {adapter}: its weights have changed since the stage on top was trained. Train both again.")
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    agree_on_special_tokens(model, tokenizer)
+    return model
+
+
+def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> int:
+    """Number of parameters that LoRA would train, counted on the meta device: no weights, no memory, no network.
+
+    Mistral-7B gives 20,971,520 at r 8 on all linear layers and 27,262,976 at r 64 on q and v (PAPER.md).
+    """
+    entry = model_entry(name)
+    config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=target_modules, task_type="CAUSAL_LM"))
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
