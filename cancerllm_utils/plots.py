@@ -1,0 +1,283 @@
+"""The figures: one theme, one function per figure. Each takes result tables and returns a matplotlib Figure; none shows note text.
+
+Marks differ by shape, dash or hatch as well as by colour (seaborn's colour-blind palette), so that a grey print reads the same, and every
+label carries its n. A Figure is closed before it is returned: a notebook shows it once, by returning it from the cell.
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from cancerllm_utils.summary import headline, main_split, model_name, ring_name, system_order, task_name
+
+RINGS = ["train", "dev", "test", "external_site", "external"]
+PALETTE = sns.color_palette("colorblind", 10)
+HATCHES = ["", "//", "..", "xx", "\\\\"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
+DASHES = ["-", "--", "-.", ":"]
+
+
+def use_theme() -> None:
+    """Set the one theme of all figures; fixed ids, so that equal data gives an equal SVG file."""
+    sns.set_theme(style="whitegrid", palette="colorblind", rc={
+        "figure.dpi": 100, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
+        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.6,
+        "svg.hashsalt": "cancerllm", "figure.constrained_layout.use": True,
+    })
+
+
+def save(fig: Figure, run_dir: str | Path, name: str, caption: str) -> Figure:
+    """Write figures/<name>.svg and .png below the run folder and enter the caption in figures/captions.json; returns the figure."""
+    folder = Path(run_dir) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "cancerllm"}):
+        fig.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
+    # Notebooks of one run may work side by side: without the lock one of two captions would be lost.
+    with open(folder / ".captions.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / "captions.json"
+        captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        captions[name] = caption
+        new = path.with_suffix(".tmp")
+        new.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(new, path)
+    return fig
+
+
+def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4), **kwargs) -> tuple[Figure, np.ndarray]:
+    use_theme()
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
+    plt.close(fig)  # else a notebook would show the figure a second time at the end of the cell
+    return fig, axes
+
+
+def _empty(reason: str) -> Figure:
+    fig, axes = _figure(size=(6, 1.2))
+    axes[0, 0].set_axis_off()
+    axes[0, 0].text(0.5, 0.5, reason, ha="center", va="center")
+    return fig
+
+
+def _heat(ax, values: pd.DataFrame, title: str, label: str, low: float = 0, high: float = 100) -> None:
+    """One annotated heat map of percentages; an empty cell means that there is nothing to measure."""
+    size = 8 if values.shape[1] <= 12 else 7
+    sns.heatmap(values.astype(float), ax=ax, vmin=low, vmax=high, cmap="cividis", annot=True, fmt=".0f", annot_kws={"size": size},
+                linewidths=0.5, cbar_kws={"label": label})
+    ax.set(title=title, xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90)
+    ax.grid(False)
+
+
+def cohort(notes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
+    """Patients by cancer type, stacked by ring. notes: patient_id, cancer_type; splits: patient_id, split."""
+    patients = notes.drop_duplicates("patient_id")[["patient_id", "cancer_type"]].merge(splits[["patient_id", "split"]], on="patient_id")
+    if patients.empty:
+        return _empty("no patients")
+    counts = patients.groupby(["cancer_type", "split"]).size().unstack(fill_value=0)
+    counts = counts[[ring for ring in RINGS if ring in counts]]
+    counts = counts.loc[counts.sum(axis=1).sort_values(kind="stable").index]
+    fig, axes = _figure(size=(8, 1.4 + 0.27 * len(counts)))
+    ax, left = axes[0, 0], np.zeros(len(counts))
+    labels = [f"{cancer} (n = {n:,})" for cancer, n in counts.sum(axis=1).items()]
+    for i, ring in enumerate(counts):
+        ax.barh(labels, counts[ring], left=left, color=PALETTE[i], hatch=HATCHES[i], edgecolor="white", linewidth=0.5,
+                label=f"{ring_name(ring)} (n = {counts[ring].sum():,})")
+        left += counts[ring].to_numpy()
+    ax.set(xlabel="patients", title=f"Patients by cancer type and ring (n = {len(patients):,})")
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower right")
+    return fig
+
+
+def note_lengths(notes: pd.DataFrame) -> Figure:
+    """Distribution of words per note, one outline per note type. notes: note_type, text."""
+    if notes.empty:
+        return _empty("no notes")
+    words = notes["text"].str.split().str.len().clip(lower=1)
+    bins = np.geomspace(max(words.min() * 0.9, 0.9), words.max() * 1.1, 40)
+    fig, axes = _figure(size=(7, 3.6))
+    ax = axes[0, 0]
+    for i, (kind, part) in enumerate(words.groupby(notes["note_type"])):
+        ax.hist(part, bins=bins, weights=np.full(len(part), 100 / len(part)), histtype="step", linewidth=1.8, color=PALETTE[i % 10],
+                linestyle=DASHES[i % 4], label=f"{kind.replace('_', ' ')} (n = {len(part):,}, median {part.median():.0f} words)")
+    ax.set(xscale="log", xlabel="words per note", ylabel="% of notes of that type", title=f"Length of the notes (n = {len(notes):,})")
+    ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.1)
+    ax.legend(loc="best")
+    return fig
+
+
+def coverage(labels: pd.DataFrame, notes: pd.DataFrame) -> Figure:
+    """What the text states (above) and what the registry records (below), % of notes by field and cancer type. Uncertain notes count as not stated.
+
+    labels: note_id, field, evidence, registry_value; notes: note_id, cancer_type.
+    """
+    data = labels[["note_id", "field", "evidence", "registry_value"]].merge(notes[["note_id", "cancer_type"]], on="note_id")
+    if data.empty:
+        return _empty("no labels")
+    n_cancer = notes.groupby("cancer_type").size().sort_values(ascending=False, kind="stable")
+    n_field = data.groupby("field", sort=False).size()
+    panels = [("stated in the text", data["evidence"].eq("stated")), ("recorded in the registry", data["registry_value"].notna())]
+    fig, axes = _figure(2, 1, size=(3.2 + 0.42 * len(n_cancer), 2.4 + 0.5 * len(n_field)), sharex=True)
+    for ax, (what, hit) in zip(axes[:, 0], panels):
+        share = 100 * hit.groupby([data["field"], data["cancer_type"]]).mean().unstack()
+        share = share.reindex(index=n_field.index, columns=[c for c in n_cancer.index if c in share])
+        share.index = [f"{field} (n = {n_field[field]:,})" for field in share.index]
+        share.columns = [f"{cancer} (n = {n_cancer[cancer]:,})" for cancer in share.columns]
+        _heat(ax, share, f"Value {what}, % of notes", "% of notes")
+    return fig
+
+
+def cpt_loss(cpt: pd.DataFrame) -> Figure:
+    """Loss per token on held-out notes before and after continued pre-training. cpt: when, split, loss, bits_per_byte, tokens."""
+    wide = cpt.pivot_table(index="split", columns="when", values="loss", sort=False)
+    if wide.empty or not {"before", "after"} <= set(wide):
+        return _empty("no loss before and after continued pre-training")
+    tokens = cpt[cpt["when"] == "after"].set_index("split")["tokens"]
+    fig, axes = _figure(size=(7, 1.4 + 0.55 * len(wide)))
+    ax, y = axes[0, 0], np.arange(len(wide))[::-1]
+    ax.hlines(y, wide["after"], wide["before"], color="0.6", linewidth=2)
+    ax.plot(wide["before"], y, "o", markerfacecolor="white", markeredgewidth=1.8, color=PALETTE[1], markersize=8, label="before")
+    ax.plot(wide["after"], y, "o", color=PALETTE[0], markersize=8, label="after")
+    for at, (_, row) in zip(y, wide.iterrows()):
+        ax.annotate(f"{100 * (row['after'] - row['before']) / row['before']:+.1f} %", ((row["before"] + row["after"]) / 2, at), (0, 6),
+                    textcoords="offset points", ha="center", fontsize=9)
+    ax.set_yticks(y, [f"{ring_name(split)} (n = {int(tokens[split]):,} tokens)" for split in wide.index])
+    ax.set(xlabel="loss, nats per token", title="Loss on notes before and after continued pre-training", ylim=(-0.6, len(wide) - 0.3))
+    ax.margins(x=0.12)
+    ax.legend(loc="best")
+    return fig
+
+
+def learning_curves(curve: pd.DataFrame) -> Figure:
+    """Loss on training and development examples by step, one panel per stage. curve: stage, step, tokens, loss, dev_loss."""
+    stages = list(dict.fromkeys(curve["stage"]))
+    if not stages:
+        return _empty("no learning curve")
+    fig, axes = _figure(1, len(stages), size=(1.2 + 3.6 * len(stages), 3.4), sharey=True)
+    for ax, stage in zip(axes[0], stages):
+        part = curve[curve["stage"] == stage].sort_values("step")
+        train, dev = part.dropna(subset=["loss"]), part.dropna(subset=["dev_loss"])
+        ax.plot(train["step"], train["loss"], "-", color=PALETTE[0], linewidth=1.4, label="training")
+        ax.plot(dev["step"], dev["dev_loss"], "--o", color=PALETTE[1], markersize=4, label="development patients")
+        n = part["tokens"].max()
+        ax.set(title=f"{stage} (n = {n:,.0f} tokens)" if pd.notna(n) else stage, xlabel="optimizer step")
+    axes[0, 0].set_ylabel("loss, nats per trained token")
+    axes[0, 0].legend()
+    return fig
+
+
+def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None, split: str | None = None) -> Figure:
+    """Average F1 with 95 % intervals, one panel per task, baselines as squares and models as circles.
+
+    scores: scores.csv rows that may be ranked (summary.without_label_source); reference: summary.paper_references, a line per task where the
+    paper's value is comparable.
+    """
+    split = split or main_split(scores)
+    rows = headline(scores, splits=[split])
+    tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
+    if not tasks:
+        return _empty("nothing was scored")
+    fig, axes = _figure(1, len(tasks), size=(2.2 + 3.1 * len(tasks), 1.4 + 0.36 * len(systems)), sharey=True)
+    y = {system: len(systems) - 1 - i for i, system in enumerate(systems)}
+    for ax, task in zip(axes[0], tasks):
+        part = rows[rows["task"] == task]
+        for _, row in part.iterrows():
+            at, baseline = y[row["model"], row["stage"]], row["stage"] == "baseline"
+            if pd.notna(row["f1_low"]):
+                ax.hlines(at, row["f1_low"], row["f1_high"], color="0.25", linewidth=1.6)
+            ax.plot(row["f1"], at, "s" if baseline else "o", color=PALETTE[7] if baseline else PALETTE[0], markersize=7)
+            ax.annotate(f"{row['f1']:.1f}", (row["f1"], at), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        if reference and task in reference:
+            ax.axvline(reference[task], color="0.2", linestyle="--", linewidth=1.2)
+            ax.annotate(f"paper {reference[task]:.2f}", (reference[task], 0), (-3, 2), xycoords=("data", "axes fraction"),
+                        textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8)
+        ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {_n(part['n'])}", xlabel="average F1, points", xlim=(-3, 103))
+    axes[0, 0].set_yticks(list(y.values()), [model_name(*system) for system in y])
+    axes[0, 0].set_ylim(-0.6, len(systems) - 0.2)
+    return fig
+
+
+def ring_drop(scores: pd.DataFrame) -> Figure:
+    """Average F1 from held-out patients to held-out sites to held-out institutions, one panel per task, one line per system."""
+    rings = ["test", "external_site", "external"]
+    rows = headline(scores, splits=rings)
+    tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
+    if not tasks:
+        return _empty("neither test nor an external ring was scored")
+    fig, axes = _figure(1, len(tasks), size=(2.6 + 3.3 * len(tasks), 4), sharey=True)
+    for ax, task in zip(axes[0], tasks):
+        part = rows[rows["task"] == task]
+        for i, system in enumerate(systems):
+            line = part[(part["model"] == system[0]) & (part["stage"] == system[1])].set_index("split").reindex(rings)
+            # Side by side rather than on top of each other: the intervals are what the figure is about.
+            x = np.arange(3) + (i - (len(systems) - 1) / 2) * 0.06
+            errors = np.abs(line[["f1_low", "f1_high"]].astype(float).sub(line["f1"].astype(float), axis=0)).to_numpy().T
+            ax.errorbar(x, line["f1"].astype(float), yerr=errors, color=PALETTE[i % 10], marker=MARKERS[i % 10], markersize=5, linewidth=1.4,
+                        linestyle=DASHES[i % 4], elinewidth=0.9, label=model_name(*system))
+        n = part.groupby("split")["n"].max()
+        ax.set_xticks(range(3), [f"{ring_name(ring).replace(' ', chr(10), 1)}\nn = {int(n[ring]):,}" if ring in n else f"{ring_name(ring)}\nnot scored"
+                                 for ring in rings])
+        ax.set(title=task_name(task), ylim=(-3, 103))
+    axes[0, 0].set_ylabel("average F1, points (95 % interval)")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def _n(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
+
+
+def field_accuracy(scores: pd.DataFrame, split: str | None = None) -> Figure:
+    """Value accuracy (%) by field and system, one panel per task that asks more than one field."""
+    split = split or main_split(scores)
+    rows = scores[(scores["metric"] == "value_accuracy") & (scores["split"] == split) & (scores["variant"] == "all") & (scores["subgroup"] == "all")
+                  & (scores["field"] != "all")].drop_duplicates(["model", "stage", "task", "field"])
+    tasks = [task for task in dict.fromkeys(rows["task"]) if rows.loc[rows["task"] == task, "field"].nunique() > 1]
+    if not tasks:
+        return _empty("no task with several fields was scored")
+    systems = system_order(rows)
+    height = max(rows.loc[rows["task"] == task, "field"].nunique() for task in tasks)
+    fig, axes = _figure(1, len(tasks), size=(len(tasks) * (2.6 + 0.55 * len(systems)), 2.6 + 0.32 * height))
+    for ax, task in zip(axes[0], tasks):
+        part = rows[rows["task"] == task].assign(system=lambda d: [model_name(*pair) for pair in zip(d["model"], d["stage"])])
+        wide = part.pivot(index="field", columns="system", values="f1").reindex(columns=[model_name(*s) for s in systems]).dropna(axis=1, how="all")
+        n = part.groupby("field", sort=False)["n"].max()
+        wide = wide.reindex(n.index)
+        wide.index = [f"{field} (n = {int(n[field]):,})" for field in wide.index]
+        _heat(ax, wide, f"{task_name(task)}: right values, %\n{ring_name(split)}", "value accuracy, %")
+    return fig
+
+
+def value_against_false(scores: pd.DataFrame, split: str | None = None) -> Figure:
+    """Right values where the note states one, against answers given where it does not; the best corner is top left."""
+    split = split or main_split(scores)
+    found = [headline(scores, metric, "clinical", [split])[["model", "stage", "task", "f1", "n"]] for metric in ["value_accuracy", "false_answer"]]
+    rows = found[0].merge(found[1], on=["model", "stage", "task"], suffixes=("_value", "_false")).dropna(subset=["f1_value", "f1_false"])
+    tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
+    if not tasks:
+        return _empty("no task with questions that the note leaves open was scored")
+    fig, axes = _figure(1, len(tasks), size=(3.2 + 3.8 * len(tasks), 4), sharey=True)
+    for ax, task in zip(axes[0], tasks):
+        part = rows[rows["task"] == task]
+        for i, system in enumerate(systems):
+            row = part[(part["model"] == system[0]) & (part["stage"] == system[1])]
+            if not row.empty:
+                ax.plot(row["f1_false"], row["f1_value"], MARKERS[i % 10], color=PALETTE[i % 10], markersize=9, linestyle="none", label=model_name(*system),
+                        clip_on=False)
+        ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{_n(part['n_value'])} stated, {_n(part['n_false'])} not stated",
+               xlabel="false answers, % of questions the note leaves open", xlim=(-3, 103), ylim=(-3, 103))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0, 0].set_ylabel("value accuracy, % of stated values")
+    return fig

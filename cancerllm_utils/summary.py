@@ -1,0 +1,308 @@
+"""What a run shows, as tables and sentences: pure functions of result tables, used by the summary notebook and by the report."""
+
+import pandas as pd
+import yaml
+
+from cancerllm_utils.paths import PACKAGE
+
+PAPER_VALUES = PACKAGE / "evaluation" / "paper_values.yaml"
+STAGES = ["base", "cpt", "sft", "cpt-sft"]
+BASELINES = {
+    "majority": "Majority answer",
+    "majority_by_cancer": "Majority per cancer",
+    "tfidf": "TF-IDF + logistic regression",
+    "rules": "Label rules",
+}
+TASKS = {
+    "phenotype_extraction": "Phenotype extraction",
+    "diagnosis_generation": "Diagnosis generation",
+    "registry_prediction": "Registry prediction",
+}
+RINGS = {
+    "train": "training patients",
+    "dev": "development patients",
+    "test": "held-out patients",
+    "external_site": "held-out sites",
+    "external": "held-out institutions",
+}
+METRIC_NAMES = {
+    "average": "average F1",
+    "exact_match": "exact match F1",
+    "bleu2": "BLEU-2 F1",
+    "rougeL": "ROUGE-L F1",
+    "value_accuracy": "value accuracy",
+    "false_answer": "false answers",
+    "miss": "missed values",
+    "macro_f1": "macro F1",
+    "eos_share": "answers ended by the model",
+    "time": "time",
+    "memory": "memory",
+}
+NOT_RUN = "not run"
+
+
+def load_paper_values() -> dict:
+    """The paper's known values as a dict: sources, requires, values (list), cohort, phenotypes (list); see the comments in paper_values.yaml."""
+    return yaml.safe_load(PAPER_VALUES.read_text(encoding="utf-8"))
+
+
+def model_name(model: str, stage: str) -> str:
+    """What a reader sees for one system: the baseline's name, or "model, stage"."""
+    return BASELINES.get(model, model) if stage == "baseline" else f"{model}, {stage}"
+
+
+def task_name(task: str) -> str:
+    """The task's name in words."""
+    return TASKS.get(task, task.replace("_", " ").capitalize())
+
+
+def ring_name(split: str) -> str:
+    """The test set in words; a variant such as "test+misspell20" keeps its ending."""
+    ring, _, variant = split.partition("+")
+    return RINGS.get(ring, ring) + (f" ({variant})" if variant else "")
+
+
+def system_order(scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """All (model, stage) pairs of a score table: baselines first, from plain to strong, then models from base to fully tuned."""
+    pairs = list(dict.fromkeys(zip(scores["model"], scores["stage"])))
+
+    def position(pair):
+        model, stage = pair
+        if stage == "baseline":
+            return (0, "", list(BASELINES).index(model) if model in BASELINES else len(BASELINES), model)
+        root = max((s for s in STAGES if stage == s or stage.startswith(s + "-")), key=len, default="")
+        return (1, model, STAGES.index(root) if root else len(STAGES), stage)
+
+    return sorted(pairs, key=position)
+
+
+def headline(scores: pd.DataFrame, metric: str = "average", family: str = "paper", splits: list[str] | None = None) -> pd.DataFrame:
+    """The rows that stand for a whole task: all fields, all variants, and for extraction only the items where text and registry agree.
+
+    Returns one row per model, stage, task and split (the first seed where several were run), all columns of scores.csv.
+    """
+    subgroup = scores["task"].map(lambda task: "headline" if task == "phenotype_extraction" else "all")
+    keep = (
+        (scores["field"] == "all") & (scores["variant"] == "all") & (scores["subgroup"] == subgroup)
+        & (scores["family"] == family) & (scores["metric"] == metric)
+    )
+    if splits is not None:
+        keep &= scores["split"].isin(splits)
+    rows = scores[keep].sort_values("seed", kind="stable")
+    return rows.drop_duplicates(["model", "stage", "task", "split"]).reset_index(drop=True)
+
+
+def main_split(scores: pd.DataFrame) -> str:
+    """The test set that headlines speak of: `test` where it was scored, else `dev` (an experiment), else whatever is there."""
+    present = list(dict.fromkeys(scores["split"]))
+    return next((s for s in ["test", "dev", *present] if s in present), "test")
+
+
+def main_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """For each language model its most complete stage: cpt-sft, else sft, cpt, base (suffixes such as -released only where nothing else ran)."""
+    pairs = [pair for pair in system_order(scores) if pair[1] != "baseline"]
+    rank = {stage: i for i, stage in enumerate(STAGES)}
+    best = {}
+    for model, stage in pairs:
+        if model not in best or rank.get(stage, -1) > rank.get(best[model], -1):
+            best[model] = stage
+    return list(best.items())
+
+
+def without_label_source(scores: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
+    """Score rows that may be ranked. On real reports the label rules made the gold of extraction, so they would be ranked against themselves."""
+    if synthetic:
+        return scores
+    return scores[~((scores["model"] == "rules") & (scores["stage"] == "baseline") & (scores["task"] == "phenotype_extraction"))]
+
+
+def paper_references(model: str, synthetic: bool, values: dict | None = None) -> dict[str, float]:
+    """Task -> the paper's average F1, only where a run of this base model on this kind of notes may be held against it; else empty."""
+    values = values or load_paper_values()
+    return {
+        entry["tasks"][0]: entry["value"]
+        for entry in values["values"]
+        if entry.get("metric") == "average" and entry.get("split") == "test" and len(entry.get("tasks", [])) == 1
+        and "minus_stage" not in entry and _comparable(entry, model, synthetic, values["requires"])[0] == "yes"
+    }
+
+
+def _comparable(entry: dict, model: str, synthetic: bool, requires: dict) -> tuple[str, str]:
+    if not entry["comparable"]:
+        return "no", entry["why"]
+    if synthetic:
+        return "no", f"the notes here are synthetic; {entry['why']}"
+    if model != requires["base_model"]:
+        return "no", f"{model} is not {requires['base_model_name']}; {entry['why']}"
+    return "yes", f"with care: {entry['why']}"
+
+
+def _points(row: pd.Series) -> str:
+    return f"{row['f1']:.1f}" + (f" ({row['f1_low']:.1f} to {row['f1_high']:.1f})" if pd.notna(row.get("f1_low")) else "")
+
+
+def _one(rows: pd.DataFrame, **where) -> pd.Series | None:
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return None if rows.empty else rows.iloc[0]
+
+
+def _beside(entry: dict, scores: pd.DataFrame, system: tuple[str, str], split: str) -> tuple[str, str]:
+    """This run's number beside one of the paper's, and n: the mean over the entry's tasks, minus the other stage for a gain."""
+    model, stage = system
+    rows = headline(scores, entry["metric"], splits=[split])
+    found = [_one(rows, model=model, stage=stage, task=task) for task in entry["tasks"]]
+    other = [_one(rows, model=model, stage=entry["minus_stage"], task=task) for task in entry["tasks"]] if "minus_stage" in entry else []
+    if any(row is None for row in found + other) or (other and entry["minus_stage"] == stage):
+        return NOT_RUN, ""
+    n = f"{sum(int(row['n']) for row in found):,}"
+    if len(found) == 1 and not other:
+        return _points(found[0]), n
+    value = sum(row["f1"] for row in found) / len(found) - sum(row["f1"] for row in other) / max(len(other), 1)
+    return (f"{value:+.1f}" if other else f"{value:.1f}"), n
+
+
+def headline_table(scores: pd.DataFrame | None, paper_values: dict | None = None, synthetic: bool = False) -> pd.DataFrame:
+    """Every headline of the paper beside this run's own number, then this run's headlines that the paper does not have.
+
+    scores: scores.csv, or None when nothing was scored. Returns strings: what, test set, metric, system, this run (95 % interval), n, paper,
+    comparable (yes | no), why. Points from 0 to 100; a number that was not computed reads "not run".
+    """
+    values = paper_values or load_paper_values()
+    scores = pd.DataFrame(columns=SCORE_COLUMNS) if scores is None else scores
+    systems = main_systems(scores) or [("", "")]
+    split = main_split(scores)
+    rows, shown = [], set()
+    for system in systems:
+        for entry in values["values"]:
+            here, n = NOT_RUN, ""
+            ring = {"test": split}.get(entry.get("split"), entry.get("split", ""))
+            if "tasks" not in entry:
+                here = "no counterpart"
+            elif system[0]:
+                here, n = _beside(entry, scores, system, ring)
+                shown |= {(task, ring, entry["metric"]) for task in entry["tasks"] if len(entry["tasks"]) == 1 and "minus_stage" not in entry}
+            comparable, why = _comparable(entry, system[0], synthetic, values["requires"])
+            if here == NOT_RUN:
+                comparable, why = "no", "nothing to compare: the step that computes it was not run"
+            paper = f"{entry['value']:.2f}" if isinstance(entry["value"], float) else str(entry["value"])
+            if entry["unit"] == "points gained":
+                paper = "+" + paper
+            elif entry["unit"] != "points":
+                paper += " " + entry["unit"]
+            rows.append([entry["what"], ring_name(ring) if ring else "", METRIC_NAMES.get(entry["metric"], entry["metric"]),
+                         model_name(*system) if system[0] and n else "", here, n, paper, comparable, why])
+        for _, row in headline(scores).iterrows():
+            if (row["model"], row["stage"]) == system and (row["task"], row["split"], "average") not in shown:
+                rows.append([task_name(row["task"]), ring_name(row["split"]), METRIC_NAMES["average"], model_name(*system), _points(row), f"{int(row['n']):,}",
+                             "not known", "no", "the paper gives no such number"])
+    return pd.DataFrame(rows, columns=["what", "test set", "metric", "system", "this run", "n", "paper", "comparable", "why"])
+
+
+SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
+                 "f1_low", "f1_high", "n", "unparsed", "seed"]
+
+
+def _apart(a: pd.Series, b: pd.Series) -> str:
+    return "their intervals do not overlap" if a["f1_low"] > b["f1_high"] or b["f1_low"] > a["f1_high"] else "their intervals overlap"
+
+
+def _against(rows: pd.DataFrame, task: str, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None, split: str) -> str:
+    """How one system stands to another: the paired difference where it was computed, else the plain one and whether the intervals overlap."""
+    a, b = _one(rows, task=task, model=system[0], stage=system[1]), _one(rows, task=task, model=other[0], stage=other[1])
+    if a is None or b is None:
+        return ""
+    if comparisons is not None and not comparisons.empty:
+        pair = _one(comparisons, a="/".join(system), b="/".join(other), task=task, split=split)
+        if pair is not None:
+            verdict = "ahead" if pair["low"] > 0 else "behind" if pair["high"] < 0 else "no difference that can be told from chance"
+            return f"{pair['difference']:+.1f} points (95 % interval {pair['low']:+.1f} to {pair['high']:+.1f}, paired by patient): {verdict}"
+    return f"{a['f1'] - b['f1']:+.1f} points ({_points(a)} against {_points(b)}; {_apart(a, b)})"
+
+
+def sentences(scores: pd.DataFrame | None, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None) -> list[str]:
+    """The run's findings, one sentence each, every number printed from the tables.
+
+    scores: scores.csv; cpt: cpt.csv (when, split, loss, bits_per_byte, tokens); comparisons: paired differences (a, b as "model/stage", task,
+    split, metric, difference, low, high). A table that is None or empty leaves its sentences out, and a last sentence says so.
+    """
+    out = []
+    if cpt is not None and not cpt.empty:
+        out += cpt_sentences(cpt)
+    if scores is None or scores.empty:
+        return out + ["No predictions were scored in this run: there is nothing to say about its answers yet."]
+    split = main_split(scores)
+    rows = headline(scores, splits=[split])
+    if not main_systems(scores):
+        out.append("No language model was scored in this run: the numbers are those of the baselines.")
+    for system in main_systems(scores):
+        for task in dict.fromkeys(rows["task"]):
+            row = _one(rows, task=task, model=system[0], stage=system[1])
+            if row is None:
+                continue
+            text = f"{task_name(task)}, {ring_name(split)}: {model_name(*system)} reaches an average F1 of {_points(row)}, n = {int(row['n']):,}."
+            if row["unparsed"] > 0:
+                text += f" {int(row['unparsed']):,} answers could not be read."
+            out.append(text)
+            for other in [("majority_by_cancer", "baseline"), (system[0], "base")]:
+                if other != system and (against := _against(rows, task, system, other, comparisons, split)):
+                    out.append(f"{task_name(task)}: against {model_name(*other)} {against}.")
+            if system[1] == "cpt-sft" and (against := _against(rows, task, system, (system[0], "sft"), comparisons, split)):
+                out.append(f"Does continued pre-training help {task_name(task).lower()}? Tuned with it against tuned without it: {against}.")
+        out += refusal_sentences(scores, system, split) + ring_sentences(scores, system)
+    return out
+
+
+def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
+    """How continued pre-training moved the loss per token, one sentence per ring of notes that it was measured on."""
+    out = []
+    for split, part in cpt.groupby("split", sort=False):
+        before, after = _one(part, when="before"), _one(part, when="after")
+        if before is None or after is None:
+            continue
+        change = 100 * (after["loss"] - before["loss"]) / before["loss"]
+        out.append(f"Continued pre-training moved the loss on notes of {ring_name(split)} from {before['loss']:.2f} to {after['loss']:.2f} ({change:+.1f} %), "
+                   f"{int(after['tokens']):,} tokens; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}.")
+    return out
+
+
+def refusal_sentences(scores: pd.DataFrame, system: tuple[str, str], split: str) -> list[str]:
+    """What the system does when the note does not state the answer, and when it does: false answers, misses, answers that end by themselves."""
+    out = []
+    row = {m: _one(headline(scores, m, "clinical", [split]), model=system[0], stage=system[1], task="phenotype_extraction")
+           for m in ["false_answer", "miss", "value_accuracy", "eos_share"]}
+    if row["false_answer"] is not None and pd.notna(row["false_answer"]["f1"]):
+        out.append(f"Where a note does not state the answer, {model_name(*system)} still gave one in {row['false_answer']['f1']:.1f} % of the questions.")
+    if row["miss"] is not None and row["value_accuracy"] is not None:
+        out.append(f"Where the note states it, {model_name(*system)} gave the right value in {row['value_accuracy']['f1']:.1f} % "
+                   f"and none in {row['miss']['f1']:.1f} %.")
+    if row["eos_share"] is not None:
+        out.append(f"{row['eos_share']['f1']:.1f} % of its answers ended by themselves rather than at the length limit.")
+    return out
+
+
+def ring_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
+    """How far the average F1 falls from held-out patients to sites and to whole institutions that nothing has seen."""
+    rows = headline(scores, splits=["test", "external_site", "external"])
+    rows = rows[(rows["model"] == system[0]) & (rows["stage"] == system[1])]
+    out = []
+    for task, part in rows.groupby("task", sort=False):
+        inner = _one(part, split="test")
+        for ring in ["external_site", "external"]:
+            outer = _one(part, split=ring)
+            if inner is not None and outer is not None:
+                out.append(f"{task_name(task)} moves by {outer['f1'] - inner['f1']:+.1f} points from {ring_name('test')} to {ring_name(ring)} "
+                           f"({_points(outer)}, n = {int(outer['n']):,}; {_apart(outer, inner)}).")
+    return out
+
+
+def phenotype_sources(paper_values: dict | None = None) -> pd.DataFrame:
+    """Where gold for each of the paper's eight phenotypes comes from: phenotype, real reports, fields there, synthetic cohort, field there."""
+    entries = (paper_values or load_paper_values())["phenotypes"]
+    return pd.DataFrame({
+        "phenotype": [e["phenotype"] for e in entries],
+        "real reports (TCGA)": [e["real"] for e in entries],
+        "fields there": [", ".join(e["real_fields"]) or "none" for e in entries],
+        "synthetic cohort": ["exact gold" for _ in entries],
+        "field there": [e["synthetic_field"] for e in entries],
+    })
