@@ -7,6 +7,7 @@ PEFT's own layout beside `cancerllm.json`, which says on which base it sits and 
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import psutil
@@ -146,11 +147,13 @@ def sha256(path: Path) -> str:
 
 
 def base_revision(name: str, model=None) -> str:
-    """What pins the base: the hub commit that was loaded, or the digest of a local folder's weights."""
+    """What pins the base: the digest of a local folder's weights, or the hub commit that `model` was loaded from (models.yaml's without one)."""
     entry = model_entry(name)
     if Path(entry["source"]).is_dir():
-        return "sha256:" + hashlib.sha256("".join(sha256(f) for f in sorted(Path(entry["source"]).glob("*.safetensors"))).encode()).hexdigest()
-    return getattr(model.config, "_commit_hash", None) or entry["revision"] if model is not None else entry["revision"]
+        digests = "".join(sha256(file) for file in sorted(Path(entry["source"]).glob("*.safetensors")))
+        return "sha256:" + hashlib.sha256(digests.encode()).hexdigest()
+    commit = None if model is None else model.config._commit_hash
+    return commit or entry["revision"]
 
 
 def read_card(model_dir) -> dict:
@@ -196,6 +199,19 @@ def merged_model(base: str, adapters: list[Path], digests: list[str] | None = No
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     agree_on_special_tokens(model, tokenizer)
     return model
+
+
+def to_card(model, precision: str, load_in_4bit: bool, cache: Path):
+    """A merged fp32 model moved to the CUDA card: cast, or quantised to 4 bits by way of a copy on disk that is deleted again."""
+    model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    if not load_in_4bit:
+        return model.to("cuda")
+    quantization = quantization_config("cuda")
+    try:
+        model.save_pretrained(cache, safe_serialization=True)
+        return read_weights({"name": cache.name, "source": str(cache)}, torch.bfloat16, quantization)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> int:

@@ -1,0 +1,131 @@
+"""From notes and from prompt/completion rows to the token rows that SFTTrainer trains on, with the checks that training cannot be trusted without.
+
+Rows are tokenised here and not by TRL, which does the same (a test compares them) but drops a prompt that fills `max_length` silently, cannot
+leave out the end token, and loses the example ids that name a bad batch.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from cancerllm_utils.errors import UserError
+
+IGNORED = -100  # the label of a token that carries no loss
+
+
+def read_notes(run_dir: Path) -> pd.DataFrame:
+    """patient_id, note_id, text, split of every note of the run's corpus."""
+    corpus = Path(run_dir) / "corpus"
+    for name in ("notes.parquet", "splits.parquet"):
+        if not (corpus / name).is_file():
+            raise UserError(f"file {corpus / name}: missing. Run notebook 02_dataset_preparation first.")
+    notes = pd.read_parquet(corpus / "notes.parquet", columns=["patient_id", "note_id", "text"])
+    return notes.merge(pd.read_parquet(corpus / "splits.parquet"), on="patient_id", validate="many_to_one")
+
+
+def shuffled(rows: list, seed: int) -> list:
+    """The rows in an order that depends on the seed alone."""
+    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def sample_texts(texts: list[str], tokenizer, max_tokens: int, seed: int) -> list[str]:
+    """A seeded sample of texts of about `max_tokens` tokens (at least one text; 0 takes all): the same texts before and after training."""
+    texts = shuffled(texts, seed)
+    if not max_tokens:
+        return texts
+    lengths = np.cumsum([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    return texts[: max(1, int(np.searchsorted(lengths, max_tokens, side="right")))]
+
+
+def note_rows(notes: pd.DataFrame, tokenizer, max_tokens: int, seed: int) -> list[dict]:
+    """One row per note: bos + text + eos, every token trained, notes in seeded order; stops at about `max_tokens` tokens (0: all)."""
+    rows, total = [], 0
+    order = shuffled(list(zip(notes["note_id"], notes["text"], strict=True)), seed)
+    for (note_id, _), ids in zip(order, tokenizer([text for _, text in order], add_special_tokens=False)["input_ids"], strict=True):
+        ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+        if max_tokens and total + len(ids) > max_tokens:
+            break
+        rows.append({"example_id": note_id, "input_ids": ids, "labels": [IGNORED, *ids[1:]]})
+        total += len(ids)
+    if not rows:
+        raise UserError(f"max_tokens {max_tokens}: not one training note fits. Raise max_tokens.")
+    return rows
+
+
+def read_examples(run_dir: Path, tasks: list[str], split: str) -> list[dict]:
+    """The rows of datasets/<task>/<split>.jsonl of all `tasks`, in file order."""
+    rows = []
+    for task in tasks:
+        path = Path(run_dir) / "datasets" / task / f"{split}.jsonl"
+        if not path.is_file():
+            raise UserError(f"file {path}: missing. Run notebook 02_dataset_preparation with task {task} first.")
+        rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return rows
+
+
+def example_rows(examples: list[dict], tokenizer, max_length: int, completion_only_loss: bool = True, train_on_eos: bool = True) -> list[dict]:
+    """One row per prompt/completion example: `input_ids`, `labels` (-100 where no loss), `example_id`.
+
+    The whole is tokenised as one string, as at generation, and the prompt's tokens must be its beginning. `train_on_eos=False` and
+    `completion_only_loss=False` together are the released code's behaviour. A row longer than `max_length` would lose its answer, so it is
+    left out and counted; more than 5 % of them is an error of the data set and stops the run.
+    """
+    if not examples:
+        return []
+    prompts = tokenizer([e["prompt"] for e in examples])["input_ids"]
+    wholes = tokenizer([e["prompt"] + e["completion"] for e in examples])["input_ids"]
+    rows = []
+    for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
+        assert tokenizer.eos_token_id not in whole, f"{example['example_id']}: an end token inside the text, or added by the tokenizer"
+        assert whole.count(tokenizer.bos_token_id) <= 1, f"{example['example_id']}: more than one start token"
+        assert whole[: len(prompt)] == prompt, f"{example['example_id']}: the prompt's tokens are not a prefix of prompt + completion"
+        whole = whole + [tokenizer.eos_token_id] if train_on_eos else whole
+        trained_from = len(prompt) if completion_only_loss else 1
+        rows.append({"example_id": example["example_id"], "input_ids": whole, "labels": [IGNORED] * trained_from + whole[trained_from:]})
+    fitting = [row for row in rows if len(row["input_ids"]) <= max_length]
+    if len(fitting) < 0.95 * len(rows):
+        raise UserError(f"max_length {max_length}: {len(rows) - len(fitting)} of {len(rows)} examples are longer. Raise max_length or lower context_tokens.")
+    if len(fitting) < len(rows):
+        print(f"data: {len(rows) - len(fitting)} of {len(rows)} examples are longer than {max_length} tokens and left out")
+    return fitting
+
+
+def check_rows(rows: list[dict], examples: dict[str, dict], tokenizer, completion_only_loss: bool, train_on_eos: bool) -> float:
+    """Assert what a tuning run rests on, for every row, and return the share of tokens that are trained.
+
+    With completion-only loss the trained tokens decode to the answer, so the first of them is the answer's first token and no prompt token
+    is among them; with `train_on_eos` the last label is the end token.
+    """
+    trained = total = 0
+    for row in rows:
+        labels = [token for token in row["labels"] if token != IGNORED]
+        assert labels, f"{row['example_id']}: no token of it is trained"
+        assert (labels[-1] == tokenizer.eos_token_id) == train_on_eos, f"{row['example_id']}: the end token's label is wrong"
+        if completion_only_loss:
+            answer = tokenizer.decode(labels[:-1] if train_on_eos else labels).strip()
+            assert answer == examples[row["example_id"]]["completion"].strip(), f"{row['example_id']}: the trained tokens are not the answer"
+        trained, total = trained + len(labels), total + len(labels) + row["labels"].count(IGNORED)
+    return trained / total
+
+
+def take_budget(rows: list[dict], max_examples: int, max_tokens: int, seed: int) -> list[dict]:
+    """Rows in seeded order up to `max_examples` rows and `max_tokens` tokens (0: no limit)."""
+    rows = shuffled(rows, seed)
+    rows = rows[:max_examples] if max_examples else rows
+    if not max_tokens:
+        return rows
+    return rows[: max(1, int(np.searchsorted(np.cumsum([len(r["input_ids"]) for r in rows]), max_tokens, side="right")))]
+
+
+def as_dataset(rows: list[dict]) -> Dataset:
+    """Token rows as the Dataset that SFTTrainer takes; `row` points back to the list, so that a bad batch can be named."""
+    return Dataset.from_dict({"input_ids": [r["input_ids"] for r in rows], "labels": [r["labels"] for r in rows], "row": list(range(len(rows)))})
+
+
+def digest(rows: list[dict]) -> str:
+    """sha256 over ids, tokens and labels: what a checkpoint must have been trained on to be resumed."""
+    return hashlib.sha256(json.dumps([[r["example_id"], r["input_ids"], r["labels"]] for r in rows]).encode()).hexdigest()
