@@ -11,7 +11,7 @@ import pandas as pd
 from .reading import HISTOLOGY, RULES, VOCABULARY, compiled, lower_keeping_length
 
 FIELD_VALUES = {field: list(entry["values"]) for field, entry in VOCABULARY["fields"].items()}
-FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group != "renal cell carcinoma"]
+FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group not in ("renal cell carcinoma", "mixed carcinoma")]
 LABEL_COLUMNS = ["patient_id", "note_id", "field", "evidence", "stated_value", "quote_start", "quote_end", "registry_value"]
 SCHEMES = VOCABULARY["grade"]["scheme_names"]
 
