@@ -52,8 +52,9 @@ def paper_words(text: str) -> tuple[str, ...]:
 def clinical_words(text: str) -> tuple[str, ...]:
     """Words of a text for the clinical family: decimal points, units, + and - kept, nothing stemmed (rules: metrics.yaml)."""
     text = unicodedata.normalize("NFC", text).casefold().strip()
-    for pattern, replacement in REWRITES:
-        text = pattern.sub(replacement, text)
+    if not text.replace(" ", "").isalpha():  # plain words, the common case, need no rewriting
+        for pattern, replacement in REWRITES:
+            text = pattern.sub(replacement, text)
     return tuple(text.split())
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from array import array
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import stats
-from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, NOT_STATED, SCORERS, UNPARSED, macro_f1, value_scores
+from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, macro_f1, value_scores
 from cancerllm_utils.paths import ROOT
 
 SCORE_COLUMNS = [
@@ -173,7 +173,9 @@ def _dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
 
 def _scored_examples(path: Path, data: pd.DataFrame) -> pd.DataFrame:
     """Predictions of one file with their example's columns and every score: "<family> <metric> <p|r|f1>" and the value metrics, 0-1."""
-    frame = _table(path, PREDICTION_KEYS).merge(data, on="example_id", how="left", suffixes=("", "_data"), validate="one_to_one")
+    frame = _table(path, PREDICTION_KEYS)
+    frame = frame[[c for c in (*PREDICTION_KEYS, "stop_reason") if c in frame]]
+    frame = frame.merge(data, on="example_id", how="left", suffixes=("", "_data"), validate="one_to_one")
     strangers = frame.patient_id.isna() | (frame.answers != frame.answers_data)
     if strangers.any():
         raise UserError(
@@ -323,11 +325,14 @@ def append_ledger(run_dir, split: str, why: str) -> bool:
         return False
     path = Path(run_dir) / "results" / "ledger.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True)
-    commit = git.stdout.strip() or "unknown"
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or "unknown"
+    except OSError:  # no git on this machine
+        commit = "unknown"
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if file.tell() == 0:
             writer.writerow(["date", "commit", "split", "why"])
-        writer.writerow([datetime.now(timezone.utc).isoformat(timespec="seconds"), commit, split, why])
+        writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), commit, split, why])
     return True

@@ -50,9 +50,9 @@ def cluster_bootstrap(values, clusters, n_resamples: int = 1000, seed: int = 0):
     """
     table = np.asarray(values, dtype=float)
     single = table.ndim == 1
-    table = table.reshape(len(table), -1)
+    table = table[:, None] if single else table
     if len(table) == 0:
-        low = high = np.full(table.shape[1] if not single else 1, np.nan)
+        low = high = np.full(table.shape[1], np.nan)
     else:
         sums = _resampled_sums(_cluster_sums(np.column_stack([table, np.ones(len(table))]), clusters), n_resamples, seed)
         low, high = np.percentile(sums[:, :-1] / sums[:, -1:], [2.5, 97.5], axis=0)

@@ -1,0 +1,150 @@
+"""Both metric families against vectors worked by hand or obtained from the released evaluator (design facts, section "Metric, exactly")."""
+
+import math
+
+import pytest
+from nltk.translate.bleu_score import sentence_bleu
+
+from cancerllm_utils.evaluation import metrics
+from cancerllm_utils.evaluation.metrics import clinical_scores, clinical_words, macro_f1, paper_scores, paper_words, value_scores
+
+# gold -> prediction: F1 of exact match, BLEU-2, ROUGE-L under the paper's evaluator, 4 decimals.
+GOLDEN = [
+    (["right"], "right", (1.0, 0.001, 1.0)),
+    (["lung cancer"], "lung cancer", (1.0, 1.0, 1.0)),
+    (["lung cancer"], "cancer of the lung", (0.0, 0.0, 0.3547)),
+    (["lung cancer"], "lung carcinoma", (0.0, 0.0, 0.5)),
+    (["2.5"], "25", (1.0, 0.001, 1.0)),
+    (["2.5"], "2.5 cm", (0.0, 0.0, 0.7093)),
+    (["ductal carcinoma in situ"], "invasive ductal carcinoma in situ", (0.0, 0.7746, 0.9071)),
+    (["invasive ductal carcinoma", "right breast"], "right breast,ductal carcinoma", (0.5, 0.8033, 0.8861)),
+    (["malignant neoplasm of prostate"], "malignant neoplasm of prostates", (1.0, 1.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("answers, prediction, expected", GOLDEN)
+def test_golden_vectors(answers, prediction, expected):
+    scores = paper_scores(answers, prediction)
+    assert [round(scores[m][2], 4) for m in ("exact_match", "bleu2", "rougeL")] == list(expected)
+    assert scores["average"][2] == pytest.approx(sum(scores[m][2] for m in ("exact_match", "bleu2", "rougeL")) / 3)
+
+
+def test_golden_vector_with_precision_and_recall():
+    scores = paper_scores(["a", "b"], "a")
+    assert [round(x, 4) for x in scores["exact_match"]] == [1, 0.5, 0.6667]
+    assert [round(x, 4) for x in scores["bleu2"]] == [0.001, 0.0005, 0.0007]
+    assert [round(x, 4) for x in scores["rougeL"]] == [1, 0.5, 0.6667]
+
+
+@pytest.mark.parametrize("scorer", [paper_scores, clinical_scores])
+@pytest.mark.parametrize("answers, prediction, expected", [([], "", (1, 1, 1)), ([], "a", (0, 1, 0)), (["a"], "", (1, 0, 0)), (["a"], " \t", (1, 0, 0))])
+def test_empty_lists(scorer, answers, prediction, expected):
+    assert all(score == expected for score in scorer(answers, prediction).values())
+
+
+def test_bleu_constants_of_coco_caption():
+    # one word right of one: sqrt((1 + 1e-15) / (1 + 1e-9) * 1e-15 / 1e-9), and a brevity penalty just below 1
+    expected = math.sqrt((1 + 1e-15) / (1 + 1e-9) * 1e-6) * math.exp(1 - (1 + 1e-9) / (1 + 1e-15))
+    assert paper_scores(["left"], "left")["bleu2"][2] == pytest.approx(expected, rel=1e-12)
+    # two of four words: 1 x 1, brevity penalty exp(1 - 4/2)
+    assert paper_scores(["grade two ductal carcinoma"], "grade two")["bleu2"][2] == pytest.approx(math.exp(-1), abs=1e-8)
+
+
+def test_commas_leave_empty_pieces_and_duplicates_count_once():
+    assert paper_scores(["left"], "left,")["exact_match"] == (0.5, 1, pytest.approx(2 / 3))  # "left" and ""
+    assert paper_scores(["left"], "left, left ,left")["exact_match"] == (1, 1, 1)
+    assert paper_scores(["left"], "left, Left")["exact_match"] == (1, 1, 1)  # two items, both right
+    assert paper_scores(["left"], "right, Right")["exact_match"][0] == 0
+    assert paper_scores(["left"], ",")["exact_match"] == (0, 0, 0)  # one empty item, not an empty list
+
+
+def test_punctuation_only_counts_as_empty():
+    assert paper_scores(["..."], "?!")["rougeL"] == (1, 1, 1)
+    assert paper_scores(["..."], "left")["bleu2"] == (0, 0, 0)
+    assert paper_scores(["left"], "--")["exact_match"] == (0, 0, 0)
+
+
+def test_articles_stay_unicode_survives_and_space_stop_is_deleted_in_the_first_answer_only():
+    assert paper_words("The lungs") == ("the", "lung")
+    assert paper_scores(["the lung"], "lung")["exact_match"][2] == 0
+    assert paper_words("NAÏVE  Größe\u00a0“x”") == ("naïv", "größe", "“x”")  # only ASCII punctuation is deleted
+    assert paper_scores(["grade 2 .5"], "grade 25")["exact_match"][2] == 1
+    assert paper_scores(["left", "grade 2 .5"], "grade 25")["exact_match"][1] == 0
+
+
+def test_stemmer_is_nltks_extended_porter():
+    assert paper_words("dying flies skies") == ("die", "fli", "sky")  # original Porter: dy, fli, ski
+
+
+@pytest.mark.parametrize(
+    "gold, wrong",
+    [("2.5", "25"), ("2.5 cm", "2.5 mm"), ("ER+", "ER-"), ("ER +", "ER -"), ("ER(+)", "ER(-)"), ("stage IIIA", "stage IIIB"), ("II", "III"),
+     ("3+4", "4+3"), ("-2", "2"), ("3/15", "315"), ("<1 cm", ">1 cm"), ("T1", "T1a")],
+)  # fmt: skip
+def test_clinical_family_keeps_apart(gold, wrong):
+    assert clinical_scores([gold], wrong)["exact_match"][2] == 0
+    assert clinical_scores([gold], wrong)["rougeL"][2] < 1
+    assert clinical_scores([gold], gold)["average"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("2.5cm", "2.5 CM"), (".5 cm", "0.5 cm"), ("ER +", "er+."), ("ER -ve", "ER-"), ("3 + 4", "3+4"), ("non-small cell", "Non small  cell"),
+     ("1,200 mL", "1200 ml"), ("- left", "left"), ("T1–2", "T1-2"), ("pT2.", "pT2"), ("3 x 2.5", "3x2.5"), ("Crohn's", "Crohns"), ("2 / 9", "2/9")],
+)  # fmt: skip
+def test_clinical_family_holds_spellings_together(one, other):
+    assert clinical_words(one) == clinical_words(other)
+
+
+def test_clinical_words_are_stable():
+    for text in ["ER +, PR -", "10 x 2.5 cm.", "non-small", "30%", "(i-)", "> 2 cm", "a - b"]:
+        words = clinical_words(text)
+        assert clinical_words(" ".join(words)) == words
+
+
+def test_clinical_bleu_has_the_order_of_a_short_answer_and_agrees_with_nltk():
+    assert clinical_scores(["Lung"], "lung")["bleu2"][2] == 1
+    assert clinical_scores(["lung"], "lung cancer")["bleu2"][2] == pytest.approx(0.5)
+    assert clinical_scores(["lung cancer"], "lung")["bleu2"][2] == 0
+    for gold, predicted in [("a b c d", "a b c d"), ("a b c d", "a b"), ("a b c d", "b c d e f g"), ("a a b", "a a a b b"), ("x y", "y x")]:
+        by_nltk = sentence_bleu([gold.split()], predicted.split(), weights=(0.5, 0.5)) if set(zip(gold.split(), gold.split()[1:])) & set(
+            zip(predicted.split(), predicted.split()[1:])
+        ) else 0.0  # nltk warns and returns 1e-155 where no bigram is shared
+        assert clinical_scores([gold], predicted)["bleu2"][2] == pytest.approx(by_nltk, abs=1e-12)
+
+
+def test_clinical_lists_split_like_the_papers_except_inside_numbers():
+    assert metrics.split_clinical("left, 1,200 ml,x,") == ["left", "1,200 ml", "x", ""]
+    assert metrics.split_paper("left, 1,200 ml") == ["left", "1", "200 ml"]
+
+
+def test_scores_lie_in_the_unit_interval_and_match_themselves():
+    texts = ["left", "pT2 N0", "invasive ductal carcinoma", "2.5 cm", "a, b", ".", "ER+, PR-"]
+    for gold in texts:
+        for predicted in texts:
+            for scorer in (paper_scores, clinical_scores):
+                for p, r, f1 in scorer([gold], predicted).values():
+                    assert 0 <= p <= 1 and 0 <= r <= 1 and min(p, r) - 1e-12 <= f1 <= max(p, r) + 1e-12
+        assert clinical_scores(gold.split(", "), gold)["exact_match"] == (1, 1, 1)
+
+
+def test_value_scores():
+    assert value_scores(["T2"], "t2") == {"value_accuracy": 1, "false_answer": None, "miss": 0}
+    assert value_scores(["T2"], "T3") == {"value_accuracy": 0, "false_answer": None, "miss": 0}
+    assert value_scores(["T2"], "not stated") == {"value_accuracy": 0, "false_answer": None, "miss": 1}
+    assert value_scores(["T2"], "unparsed") == {"value_accuracy": 0, "false_answer": None, "miss": 1}
+    assert value_scores(["not stated"], "not stated") == {"value_accuracy": 1, "false_answer": 0, "miss": None}
+    assert value_scores(["not stated"], "T2") == {"value_accuracy": 0, "false_answer": 1, "miss": None}
+    assert value_scores(["not stated"], "unparsed") == {"value_accuracy": 0, "false_answer": 0, "miss": None}
+    assert value_scores(["ER", "PR"], "PR, ER")["value_accuracy"] == 1
+    assert value_scores(["ER", "PR"], "PR")["value_accuracy"] == 0
+    assert value_scores(["carcinoma, mixed, of the breast"], "Carcinoma, mixed, of the breast")["value_accuracy"] == 1
+
+
+def test_macro_f1_by_hand():
+    # class a: 1 hit, 2 gold, 1 claimed: 2/3; class b: 1 hit, 1 gold, 1 claimed: 1; "unparsed" is no class, only a lost hit
+    assert macro_f1(["a", "a", "b"], ["a", "unparsed", "b"]) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_caches_are_bounded():
+    assert metrics._similarities.cache_info().maxsize == metrics.paper_words.cache_info().maxsize == metrics.CACHE_SIZE
