@@ -15,14 +15,17 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from cancerllm_utils.summary import headline, main_split, model_name, ring_name, system_order, task_name
 
 RINGS = ["train", "dev", "test", "external_site", "external"]
-PALETTE = sns.color_palette("colorblind", 10)
+_COLOURS = sns.color_palette("colorblind", 10)
+PALETTE = [_COLOURS[i] for i in (0, 3, 2, 4, 1, 9, 5)]  # without the pink and the yellow, which are too pale on white
 HATCHES = ["", "//", "..", "xx", "\\\\"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 DASHES = ["-", "--", "-.", ":"]
+GREY = "0.5"
 
 
 def use_theme() -> None:
@@ -67,11 +70,21 @@ def _empty(reason: str) -> Figure:
     return fig
 
 
-def _heat(ax, values: pd.DataFrame, title: str, label: str, low: float = 0, high: float = 100) -> None:
+def _style(systems: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
+    """Colour, marker and dash of each system: baselines grey, models in colour, and no two with the same marker."""
+    models = [system for system in systems if system[1] != "baseline"]
+    return {
+        system: {"color": GREY if system[1] == "baseline" else PALETTE[models.index(system) % len(PALETTE)],
+                 "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)]}
+        for i, system in enumerate(systems)
+    }
+
+
+def _heat(ax, values: pd.DataFrame, title: str) -> None:
     """One annotated heat map of percentages; an empty cell means that there is nothing to measure."""
     size = 8 if values.shape[1] <= 12 else 7
-    sns.heatmap(values.astype(float), ax=ax, vmin=low, vmax=high, cmap="cividis", annot=True, fmt=".0f", annot_kws={"size": size},
-                linewidths=0.5, cbar_kws={"label": label})
+    sns.heatmap(values.astype(float), ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"size": size},
+                linewidths=0.5, cbar=False)
     ax.set(title=title, xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0)
     ax.tick_params(axis="x", rotation=90)
@@ -89,13 +102,14 @@ def cohort(notes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
     fig, axes = _figure(size=(8, 1.4 + 0.27 * len(counts)))
     ax, left = axes[0, 0], np.zeros(len(counts))
     labels = [f"{cancer} (n = {n:,})" for cancer, n in counts.sum(axis=1).items()]
-    for i, ring in enumerate(counts):
-        ax.barh(labels, counts[ring], left=left, color=PALETTE[i], hatch=HATCHES[i], edgecolor="white", linewidth=0.5,
+    for ring in counts:
+        ax.barh(labels, counts[ring], left=left, color=PALETTE[RINGS.index(ring)], hatch=HATCHES[RINGS.index(ring)], edgecolor="white", linewidth=0.5,
                 label=f"{ring_name(ring)} (n = {counts[ring].sum():,})")
         left += counts[ring].to_numpy()
     ax.set(xlabel="patients", title=f"Patients by cancer type and ring (n = {len(patients):,})")
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower right")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
@@ -108,10 +122,12 @@ def note_lengths(notes: pd.DataFrame) -> Figure:
     fig, axes = _figure(size=(7, 3.6))
     ax = axes[0, 0]
     for i, (kind, part) in enumerate(words.groupby(notes["note_type"])):
-        ax.hist(part, bins=bins, weights=np.full(len(part), 100 / len(part)), histtype="step", linewidth=1.8, color=PALETTE[i % 10],
+        ax.hist(part, bins=bins, weights=np.full(len(part), 100 / len(part)), histtype="step", linewidth=1.8, color=PALETTE[i % len(PALETTE)],
                 linestyle=DASHES[i % 4], label=f"{kind.replace('_', ' ')} (n = {len(part):,}, median {part.median():.0f} words)")
     ax.set(xscale="log", xlabel="words per note", ylabel="% of notes of that type", title=f"Length of the notes (n = {len(notes):,})")
-    ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     ax.set_ylim(top=ax.get_ylim()[1] * 1.1)
     ax.legend(loc="best")
     return fig
@@ -134,7 +150,7 @@ def coverage(labels: pd.DataFrame, notes: pd.DataFrame) -> Figure:
         share = share.reindex(index=n_field.index, columns=[c for c in n_cancer.index if c in share])
         share.index = [f"{field} (n = {n_field[field]:,})" for field in share.index]
         share.columns = [f"{cancer} (n = {n_cancer[cancer]:,})" for cancer in share.columns]
-        _heat(ax, share, f"Value {what}, % of notes", "% of notes")
+        _heat(ax, share, f"Value {what}, % of notes")
     return fig
 
 
@@ -144,18 +160,18 @@ def cpt_loss(cpt: pd.DataFrame) -> Figure:
     if wide.empty or not {"before", "after"} <= set(wide):
         return _empty("no loss before and after continued pre-training")
     tokens = cpt[cpt["when"] == "after"].set_index("split")["tokens"]
-    fig, axes = _figure(size=(7, 1.4 + 0.55 * len(wide)))
+    fig, axes = _figure(size=(8.5, 1.4 + 0.55 * len(wide)))
     ax, y = axes[0, 0], np.arange(len(wide))[::-1]
     ax.hlines(y, wide["after"], wide["before"], color="0.6", linewidth=2)
     ax.plot(wide["before"], y, "o", markerfacecolor="white", markeredgewidth=1.8, color=PALETTE[1], markersize=8, label="before")
     ax.plot(wide["after"], y, "o", color=PALETTE[0], markersize=8, label="after")
     for at, (_, row) in zip(y, wide.iterrows()):
-        ax.annotate(f"{100 * (row['after'] - row['before']) / row['before']:+.1f} %", ((row["before"] + row["after"]) / 2, at), (0, 6),
+        ax.annotate(f"{100 * (row['after'] - row['before']) / row['before']:+.1f} %".replace("-", "\N{MINUS SIGN}"), ((row["before"] + row["after"]) / 2, at), (0, 6),
                     textcoords="offset points", ha="center", fontsize=9)
     ax.set_yticks(y, [f"{ring_name(split)} (n = {int(tokens[split]):,} tokens)" for split in wide.index])
     ax.set(xlabel="loss, nats per token", title="Loss on notes before and after continued pre-training", ylim=(-0.6, len(wide) - 0.3))
     ax.margins(x=0.12)
-    ax.legend(loc="best")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
@@ -195,8 +211,8 @@ def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None,
         for _, row in part.iterrows():
             at, baseline = y[row["model"], row["stage"]], row["stage"] == "baseline"
             if pd.notna(row["f1_low"]):
-                ax.hlines(at, row["f1_low"], row["f1_high"], color="0.25", linewidth=1.6)
-            ax.plot(row["f1"], at, "s" if baseline else "o", color=PALETTE[7] if baseline else PALETTE[0], markersize=7)
+                ax.plot([row["f1_low"], row["f1_high"]], [at, at], "|-", color="0.25", linewidth=1.4, markersize=9)
+            ax.plot(row["f1"], at, "s" if baseline else "o", color=GREY if baseline else PALETTE[0], markersize=7)
             ax.annotate(f"{row['f1']:.1f}", (row["f1"], at), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         if reference and task in reference:
             ax.axvline(reference[task], color="0.2", linestyle="--", linewidth=1.2)
@@ -215,7 +231,8 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return _empty("neither test nor an external ring was scored")
-    fig, axes = _figure(1, len(tasks), size=(2.6 + 3.3 * len(tasks), 4), sharey=True)
+    fig, axes = _figure(1, len(tasks), size=(2.6 + 3.7 * len(tasks), 4), sharey=True)
+    style = _style(systems)
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task]
         for i, system in enumerate(systems):
@@ -223,15 +240,21 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
             # Side by side rather than on top of each other: the intervals are what the figure is about.
             x = np.arange(3) + (i - (len(systems) - 1) / 2) * 0.06
             errors = np.abs(line[["f1_low", "f1_high"]].astype(float).sub(line["f1"].astype(float), axis=0)).to_numpy().T
-            ax.errorbar(x, line["f1"].astype(float), yerr=errors, color=PALETTE[i % 10], marker=MARKERS[i % 10], markersize=5, linewidth=1.4,
-                        linestyle=DASHES[i % 4], elinewidth=0.9, label=model_name(*system))
+            ax.errorbar(x, line["f1"].astype(float), yerr=errors, markersize=5, linewidth=1.4, elinewidth=0.9, label=model_name(*system),
+                        **style[system])
         n = part.groupby("split")["n"].max()
         ax.set_xticks(range(3), [f"{ring_name(ring).replace(' ', chr(10), 1)}\nn = {int(n[ring]):,}" if ring in n else f"{ring_name(ring)}\nnot scored"
                                  for ring in rings])
         ax.set(title=task_name(task), ylim=(-3, 103))
     axes[0, 0].set_ylabel("average F1, points (95 % interval)")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0, -1].legend(*_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
+
+
+def _handles(axes) -> tuple[list, list]:
+    """One legend for a row of panels, although a system may stand in some of them only."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    return list(found.values()), list(found)
 
 
 def _n(values: pd.Series) -> str:
@@ -256,12 +279,12 @@ def field_accuracy(scores: pd.DataFrame, split: str | None = None) -> Figure:
         n = part.groupby("field", sort=False)["n"].max()
         wide = wide.reindex(n.index)
         wide.index = [f"{field} (n = {int(n[field]):,})" for field in wide.index]
-        _heat(ax, wide, f"{task_name(task)}: right values, %\n{ring_name(split)}", "value accuracy, %")
+        _heat(ax, wide, f"{task_name(task)}: right values, %\n{ring_name(split)}")
     return fig
 
 
 def value_against_false(scores: pd.DataFrame, split: str | None = None) -> Figure:
-    """Right values where the note states one, against answers given where it does not; the best corner is top left."""
+    """Right answers to all questions, against answers given where the note states none; the best corner is top left."""
     split = split or main_split(scores)
     found = [headline(scores, metric, "clinical", [split])[["model", "stage", "task", "f1", "n"]] for metric in ["value_accuracy", "false_answer"]]
     rows = found[0].merge(found[1], on=["model", "stage", "task"], suffixes=("_value", "_false")).dropna(subset=["f1_value", "f1_false"])
@@ -269,15 +292,15 @@ def value_against_false(scores: pd.DataFrame, split: str | None = None) -> Figur
     if not tasks:
         return _empty("no task with questions that the note leaves open was scored")
     fig, axes = _figure(1, len(tasks), size=(3.2 + 3.8 * len(tasks), 4), sharey=True)
+    style = _style(systems)
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task]
-        for i, system in enumerate(systems):
+        for system in systems:
             row = part[(part["model"] == system[0]) & (part["stage"] == system[1])]
             if not row.empty:
-                ax.plot(row["f1_false"], row["f1_value"], MARKERS[i % 10], color=PALETTE[i % 10], markersize=9, linestyle="none", label=model_name(*system),
-                        clip_on=False)
-        ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{_n(part['n_value'])} stated, {_n(part['n_false'])} not stated",
+                ax.plot(row["f1_false"], row["f1_value"], markersize=9, label=model_name(*system), clip_on=False, **(style[system] | {"linestyle": "none"}))
+        ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{_n(part['n_value'])}, of them not stated {_n(part['n_false'])}",
                xlabel="false answers, % of questions the note leaves open", xlim=(-3, 103), ylim=(-3, 103))
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axes[0, 0].set_ylabel("value accuracy, % of stated values")
+    axes[0, 0].set_ylabel("value accuracy, % of all questions")
+    axes[0, -1].legend(*_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

@@ -56,7 +56,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
         subject=_subject(cohort),
-        sentences=summary.sentences(_ranked(scores, cohort), _csv(run_dir / "results" / "cpt.csv"), _csv(run_dir / "results" / "comparisons.csv")),
+        sentences=summary.sentences(_ranked(scores, cohort), _csv(run_dir / "results" / "cpt.csv"), _paired(run_dir, scores)),
         scored=scores is not None,
         paper=paper["sources"]["both"],
         headlines=_table(summary.headline_table(_ranked(scores, cohort), paper, cohort["synthetic"])),
@@ -153,7 +153,8 @@ def _accessible(body: str, title: str) -> str:
     """Alternative texts for a notebook's images, which nbconvert leaves without, and header cells that say what they head."""
     body = re.sub(r'<img(?![^>]*\balt="(?!No description))(?P<rest>[^>]*?)(?:\s*alt="[^"]*")?(?P<end>[^>]*)>',
                   lambda m: f'<img alt="Figure in {html.escape(title)}; the text around it describes it"{m["rest"]}{m["end"]}>', body)
-    return re.sub(r"<th>", '<th scope="col">', body)
+    body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: m[0].replace("<th>", '<th scope="col">'), body)
+    return body.replace("<th>", '<th scope="row">')
 
 
 def pages_with_note_text(pages: dict[str, str], texts) -> list[str]:
@@ -207,13 +208,14 @@ def model_card(run_dir: str | Path, model: str, stage: str) -> Path:
     folder = run_dir / "models" / model / stage
     if not folder.is_dir():
         raise UserError(f"folder {folder}: no such adapter. Train the stage first.")
-    entry = (yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8")) or {}).get(model, {})
+    # Read here rather than through modeling.models, which imports torch.
+    entry = yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8")).get(model, {})
     cohort, records = read_cohort(run_dir), read_records(run_dir)
     scores, synthetic = _csv(run_dir / "results" / "scores.csv"), cohort["synthetic"]
     front = {
-        "base_model": entry.get("hub_id") or entry.get("id") or model,
+        "base_model": entry.get("hub_id", model),
         "library_name": "peft", "pipeline_tag": "text-generation", "language": "en",
-        "license": entry.get("licence") or entry.get("license") or "other",
+        "license": entry.get("licence", "other").lower().replace(" ", "-"),
         "tags": ["oncology", "lora", "research-only"],
     }
     commits = ", ".join(dict.fromkeys(record["commit"] for record in records if record.get("commit"))) or "not recorded"
@@ -236,6 +238,10 @@ def model_card(run_dir: str | Path, model: str, stage: str) -> Path:
 
 def _csv(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
+
+
+def _paired(run_dir: Path, scores: pd.DataFrame | None) -> pd.DataFrame | None:
+    return summary.paired(run_dir, scores) if scores is not None and (run_dir / "results" / "examples.parquet").is_file() else None
 
 
 def _ranked(scores: pd.DataFrame | None, cohort: dict) -> pd.DataFrame | None:
@@ -291,7 +297,7 @@ def _figures(run_dir: Path, captions: dict[str, str], records: list[dict]) -> li
         kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
         out.append({
             "name": name, "file": path.name, "caption": caption, "notebook": _notebook_of(name, records),
-            "alt": f"Figure: {name.replace('_', ' ')}. {caption}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
+            "alt": f"Figure: {name.replace('_', ' ')}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
         })
     return sorted(out, key=lambda figure: figure["notebook"])
 

@@ -38,6 +38,8 @@ METRIC_NAMES = {
     "time": "time",
     "memory": "memory",
 }
+SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
+                 "f1_low", "f1_high", "n", "unparsed", "seed"]
 NOT_RUN = "not run"
 
 
@@ -131,14 +133,15 @@ def _comparable(entry: dict, model: str, synthetic: bool, requires: dict) -> tup
     if not entry["comparable"]:
         return "no", entry["why"]
     if synthetic:
-        return "no", f"the notes here are synthetic; {entry['why']}"
+        return "no", f"synthetic notes here; {entry['why']}"
     if model != requires["base_model"]:
-        return "no", f"{model} is not {requires['base_model_name']}; {entry['why']}"
+        return "no", f"another base model here; {entry['why']}"
     return "yes", f"with care: {entry['why']}"
 
 
-def _points(row: pd.Series) -> str:
-    return f"{row['f1']:.1f}" + (f" ({row['f1_low']:.1f} to {row['f1_high']:.1f})" if pd.notna(row.get("f1_low")) else "")
+def _points(row: pd.Series, brackets: str = "()") -> str:
+    interval = f" {brackets[0]}{row['f1_low']:.1f} to {row['f1_high']:.1f}{brackets[1]}" if pd.notna(row["f1_low"]) else ""
+    return f"{row['f1']:.1f}{interval}"
 
 
 def _one(rows: pd.DataFrame, **where) -> pd.Series | None:
@@ -159,7 +162,7 @@ def _beside(entry: dict, scores: pd.DataFrame, system: tuple[str, str], split: s
     if len(found) == 1 and not other:
         return _points(found[0]), n
     value = sum(row["f1"] for row in found) / len(found) - sum(row["f1"] for row in other) / max(len(other), 1)
-    return (f"{value:+.1f}" if other else f"{value:.1f}"), n
+    return (_signed(value) if other else f"{value:.1f}"), n
 
 
 def headline_table(scores: pd.DataFrame | None, paper_values: dict | None = None, synthetic: bool = False) -> pd.DataFrame:
@@ -199,57 +202,80 @@ def headline_table(scores: pd.DataFrame | None, paper_values: dict | None = None
     return pd.DataFrame(rows, columns=["what", "test set", "metric", "system", "this run", "n", "paper", "comparable", "why"])
 
 
-SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
-                 "f1_low", "f1_high", "n", "unparsed", "seed"]
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _apart(a: pd.Series, b: pd.Series) -> str:
-    return "their intervals do not overlap" if a["f1_low"] > b["f1_high"] or b["f1_low"] > a["f1_high"] else "their intervals overlap"
+    return "intervals apart" if a["f1_low"] > b["f1_high"] or b["f1_low"] > a["f1_high"] else "intervals overlap"
 
 
-def _against(rows: pd.DataFrame, task: str, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None, split: str) -> str:
-    """How one system stands to another: the paired difference where it was computed, else the plain one and whether the intervals overlap."""
-    a, b = _one(rows, task=task, model=system[0], stage=system[1]), _one(rows, task=task, model=other[0], stage=other[1])
-    if a is None or b is None:
+def paired(run_dir, scores: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences of each model's headline stage to its other stages and to the baselines, on the main test set.
+
+    Returns a, b ("model/stage"), task, split, difference, low, high (points of average F1), n. The one function here that reads a file: the
+    stored per-example scores (results/examples.parquet), which it does not score again.
+    """
+    from cancerllm_utils.evaluation.score import compare
+
+    split, rows = main_split(scores), []
+    found = headline(scores, splits=[split])
+    for system in main_systems(scores):
+        for task, part in found.groupby("task", sort=False):
+            systems = system_order(part)
+            for other in systems if system in systems else []:
+                if other != system and other[0] in (system[0], *BASELINES):
+                    subgroup = "headline" if task == "phenotype_extraction" else "all"
+                    rows.append({"a": "/".join(system), "b": "/".join(other), "task": task, "split": split,
+                                 **compare(run_dir, system, other, task, split, subgroup=subgroup)})
+    return pd.DataFrame(rows, columns=["a", "b", "task", "split", "difference", "low", "high", "n"])
+
+
+def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None) -> str:
+    """How one system stands to another on one task: the paired difference where there is one, else the plain one and whether the intervals overlap."""
+    a, b = _one(rows, model=system[0], stage=system[1]), _one(rows, model=other[0], stage=other[1])
+    if a is None or b is None or system == other:
         return ""
-    if comparisons is not None and not comparisons.empty:
-        pair = _one(comparisons, a="/".join(system), b="/".join(other), task=task, split=split)
-        if pair is not None:
-            verdict = "ahead" if pair["low"] > 0 else "behind" if pair["high"] < 0 else "no difference that can be told from chance"
-            return f"{pair['difference']:+.1f} points (95 % interval {pair['low']:+.1f} to {pair['high']:+.1f}, paired by patient): {verdict}"
-    return f"{a['f1'] - b['f1']:+.1f} points ({_points(a)} against {_points(b)}; {_apart(a, b)})"
+    pair = None if comparisons is None else _one(comparisons, a="/".join(system), b="/".join(other), task=a["task"], split=a["split"])
+    if pair is None:
+        return f"{_signed(a['f1'] - b['f1'])} points (it reaches {_points(b, '[]')}; {_apart(a, b)})"
+    verdict = "ahead" if pair["low"] > 0 else "behind" if pair["high"] < 0 else "no difference that can be told from chance"
+    return f"{_signed(pair['difference'])} points (95 % interval {_signed(pair['low'])} to {_signed(pair['high'])}, paired by patient: {verdict})"
 
 
 def sentences(scores: pd.DataFrame | None, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None) -> list[str]:
-    """The run's findings, one sentence each, every number printed from the tables.
+    """The run's findings, every number printed from the tables.
 
-    scores: scores.csv; cpt: cpt.csv (when, split, loss, bits_per_byte, tokens); comparisons: paired differences (a, b as "model/stage", task,
-    split, metric, difference, low, high). A table that is None or empty leaves its sentences out, and a last sentence says so.
+    scores: scores.csv; cpt: cpt.csv (when, split, loss, bits_per_byte, tokens); comparisons: what `paired` returns. What a missing table would
+    have said is left out; without scores one sentence says so.
     """
     out = []
+    if scores is None or scores.empty:
+        out.append("No predictions were scored in this run: there is nothing to say about its answers yet.")
+    elif not main_systems(scores):
+        out.append("No language model was scored in this run: the numbers are those of the baselines.")
+    else:
+        for system in main_systems(scores):
+            out += system_sentences(scores, system, comparisons) + refusal_sentences(scores, system) + ring_sentences(scores, system)
     if cpt is not None and not cpt.empty:
         out += cpt_sentences(cpt)
-    if scores is None or scores.empty:
-        return out + ["No predictions were scored in this run: there is nothing to say about its answers yet."]
-    split = main_split(scores)
-    rows = headline(scores, splits=[split])
-    if not main_systems(scores):
-        out.append("No language model was scored in this run: the numbers are those of the baselines.")
-    for system in main_systems(scores):
-        for task in dict.fromkeys(rows["task"]):
-            row = _one(rows, task=task, model=system[0], stage=system[1])
-            if row is None:
-                continue
-            text = f"{task_name(task)}, {ring_name(split)}: {model_name(*system)} reaches an average F1 of {_points(row)}, n = {int(row['n']):,}."
-            if row["unparsed"] > 0:
-                text += f" {int(row['unparsed']):,} answers could not be read."
-            out.append(text)
-            for other in [("majority_by_cancer", "baseline"), (system[0], "base")]:
-                if other != system and (against := _against(rows, task, system, other, comparisons, split)):
-                    out.append(f"{task_name(task)}: against {model_name(*other)} {against}.")
-            if system[1] == "cpt-sft" and (against := _against(rows, task, system, (system[0], "sft"), comparisons, split)):
-                out.append(f"Does continued pre-training help {task_name(task).lower()}? Tuned with it against tuned without it: {against}.")
-        out += refusal_sentences(scores, system, split) + ring_sentences(scores, system)
+    return out
+
+
+def system_sentences(scores: pd.DataFrame, system: tuple[str, str], comparisons: pd.DataFrame | None = None) -> list[str]:
+    """One sentence per task: the headline, and how it stands to the plain baselines and the untuned base; one more on continued pre-training."""
+    out = []
+    for task, rows in headline(scores, splits=[main_split(scores)]).groupby("task", sort=False):
+        row = _one(rows, model=system[0], stage=system[1])
+        if row is None:
+            continue
+        text = f"{task_name(task)}, {ring_name(row['split'])}: {model_name(*system)} reaches an average F1 of {_points(row)}, n = {int(row['n']):,}."
+        for other in [("majority_by_cancer", "baseline"), ("tfidf", "baseline"), (system[0], "base")]:
+            if against := _against(rows, system, other, comparisons):
+                text += f" Against {model_name(*other)}: {against}."
+        out.append(text + (f" {int(row['unparsed']):,} answers could not be read." if row["unparsed"] > 0 else ""))
+        if system[1] == "cpt-sft" and (against := _against(rows, system, (system[0], "sft"), comparisons)):
+            out.append(f"Does continued pre-training help {task_name(task).lower()}? Tuned with it, against tuned without it: {against}.")
     return out
 
 
@@ -261,38 +287,38 @@ def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
         if before is None or after is None:
             continue
         change = 100 * (after["loss"] - before["loss"]) / before["loss"]
-        out.append(f"Continued pre-training moved the loss on notes of {ring_name(split)} from {before['loss']:.2f} to {after['loss']:.2f} ({change:+.1f} %), "
-                   f"{int(after['tokens']):,} tokens; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}.")
+        out.append(f"Continued pre-training moved the loss per token on notes of {ring_name(split)} from {before['loss']:.2f} to {after['loss']:.2f} "
+                   f"({_signed(change)} %; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}; n = {int(after['tokens']):,} tokens).")
     return out
 
 
-def refusal_sentences(scores: pd.DataFrame, system: tuple[str, str], split: str) -> list[str]:
-    """What the system does when the note does not state the answer, and when it does: false answers, misses, answers that end by themselves."""
-    out = []
-    row = {m: _one(headline(scores, m, "clinical", [split]), model=system[0], stage=system[1], task="phenotype_extraction")
-           for m in ["false_answer", "miss", "value_accuracy", "eos_share"]}
-    if row["false_answer"] is not None and pd.notna(row["false_answer"]["f1"]):
-        out.append(f"Where a note does not state the answer, {model_name(*system)} still gave one in {row['false_answer']['f1']:.1f} % of the questions.")
-    if row["miss"] is not None and row["value_accuracy"] is not None:
-        out.append(f"Where the note states it, {model_name(*system)} gave the right value in {row['value_accuracy']['f1']:.1f} % "
-                   f"and none in {row['miss']['f1']:.1f} %.")
-    if row["eos_share"] is not None:
-        out.append(f"{row['eos_share']['f1']:.1f} % of its answers ended by themselves rather than at the length limit.")
-    return out
+def refusal_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
+    """Extraction as a reader of notes would ask: right values, values given though the note states none, values missed, answers cut off."""
+    row = {metric: _one(headline(scores, metric, "clinical", [main_split(scores)]), model=system[0], stage=system[1], task="phenotype_extraction")
+           for metric in ["value_accuracy", "false_answer", "miss", "eos_share"]}
+    parts = {
+        "value_accuracy": "the answer was right for {:.1f} % of all questions",
+        "false_answer": "where the note states no answer, one was given all the same for {:.1f} % of the questions",
+        "miss": "where it states one, none was given for {:.1f} %",
+        "eos_share": "{:.1f} % of the answers ended by themselves rather than at the length limit",
+    }
+    found = [text.format(row[metric]["f1"]) for metric, text in parts.items() if row[metric] is not None and pd.notna(row[metric]["f1"])]
+    return [f"Extraction by {model_name(*system)}, as a reader would ask: {'; '.join(found)}."] if found else []
 
 
 def ring_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
-    """How far the average F1 falls from held-out patients to sites and to whole institutions that nothing has seen."""
+    """How far the average F1 moves from held-out patients to sites and to whole institutions that nothing has seen, one sentence per task."""
     rows = headline(scores, splits=["test", "external_site", "external"])
     rows = rows[(rows["model"] == system[0]) & (rows["stage"] == system[1])]
     out = []
     for task, part in rows.groupby("task", sort=False):
         inner = _one(part, split="test")
-        for ring in ["external_site", "external"]:
-            outer = _one(part, split=ring)
-            if inner is not None and outer is not None:
-                out.append(f"{task_name(task)} moves by {outer['f1'] - inner['f1']:+.1f} points from {ring_name('test')} to {ring_name(ring)} "
-                           f"({_points(outer)}, n = {int(outer['n']):,}; {_apart(outer, inner)}).")
+        outer = [row for ring in ["external_site", "external"] if (row := _one(part, split=ring)) is not None]
+        if inner is None or not outer:
+            continue
+        moves = [f"{_signed(row['f1'] - inner['f1'])} points on {ring_name(row['split'])} ({_points(row, '[]')}, n = {int(row['n']):,}; {_apart(row, inner)})"
+                 for row in outer]
+        out.append(f"{task_name(task)}, from {ring_name('test')} to unseen places: {', '.join(moves)}.")
     return out
 
 

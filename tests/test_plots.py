@@ -1,0 +1,116 @@
+"""Every figure from invented results: what is drawn, how it is labelled, and that a table with nothing in it does not stop a run."""
+
+import json
+import subprocess
+import sys
+
+import invented_results
+import pandas as pd
+import pytest
+
+from cancerllm_utils import plots
+
+SCORES = invented_results.scores()
+FIGURES = {
+    "cohort": lambda: plots.cohort(invented_results.notes(), invented_results.splits()),
+    "note_lengths": lambda: plots.note_lengths(invented_results.notes()),
+    "coverage": lambda: plots.coverage(invented_results.labels(), invented_results.notes()),
+    "cpt_loss": lambda: plots.cpt_loss(invented_results.cpt()),
+    "learning_curves": lambda: plots.learning_curves(invented_results.curve()),
+    "leaderboard": lambda: plots.leaderboard(SCORES),
+    "ring_drop": lambda: plots.ring_drop(SCORES),
+    "field_accuracy": lambda: plots.field_accuracy(SCORES),
+    "value_against_false": lambda: plots.value_against_false(SCORES),
+}
+
+
+def texts(fig) -> str:
+    """Every word of a figure: titles, labels, ticks, legends, annotations."""
+    out = []
+    for ax in fig.axes:
+        out += [ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel(), *(t.get_text() for t in ax.texts)]
+        out += [t.get_text() for t in [*ax.get_xticklabels(), *ax.get_yticklabels()]]
+        out += [t.get_text() for t in ax.get_legend().get_texts()] if ax.get_legend() else []
+    return "\n".join(out)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_carries_its_n(name):
+    assert "n = " in texts(FIGURES[name]())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_figure_stays_open(name):
+    import matplotlib.pyplot as plt
+
+    FIGURES[name]()
+    assert plt.get_fignums() == []  # an open one would be shown a second time by the notebook
+
+
+@pytest.mark.parametrize("function, columns", [
+    (plots.cpt_loss, ["when", "split", "loss", "bits_per_byte", "tokens"]),
+    (plots.learning_curves, ["stage", "step", "tokens", "loss", "dev_loss"]),
+    *[(f, invented_results.SCORE_COLUMNS) for f in [plots.leaderboard, plots.ring_drop, plots.field_accuracy, plots.value_against_false]],
+])
+def test_an_empty_table_gives_a_figure_that_says_so(function, columns):
+    said = texts(function(pd.DataFrame(columns=columns)))
+    assert any(word in said for word in ["no ", "nothing", "neither"])
+
+
+def test_cohort_counts_patients_once():
+    fig = FIGURES["cohort"]()
+    widths = [patch.get_width() for patch in fig.axes[0].patches]
+    assert sum(widths) == 60  # 120 notes of 60 patients
+    assert "BRCA (n = 20)" in texts(fig) and "training patients (n = 30)" in texts(fig)
+
+
+def test_coverage_counts_uncertain_as_not_stated_and_keeps_registry_apart():
+    fig = FIGURES["coverage"]()
+    stated, registry = [[t.get_text() for t in ax.texts] for ax in fig.axes[:2]]
+    assert stated[:3] == ["75"] * 3 and stated[3:] == ["100"] * 3  # rows: grade, laterality
+    assert registry == ["100"] * 3 + ["0"] * 3
+
+
+def test_cpt_loss_prints_the_relative_change():
+    assert "\N{MINUS SIGN}25.0 %" in texts(FIGURES["cpt_loss"]()) and "n = 9,000 tokens" in texts(FIGURES["cpt_loss"]())
+
+
+def test_leaderboard_draws_the_paper_only_where_it_is_told_to():
+    assert "paper" not in texts(plots.leaderboard(SCORES))
+    fig = plots.leaderboard(SCORES, {"diagnosis_generation": 86.81})
+    assert ["paper" in "".join(t.get_text() for t in ax.texts) for ax in fig.axes] == [False, True]
+
+
+def test_leaderboard_shows_every_score():
+    said = texts(plots.leaderboard(SCORES))
+    assert all(f"{value:.1f}" in said for value in invented_results.SYSTEMS.values())
+
+
+def test_ring_drop_goes_from_patients_to_sites_to_institutions():
+    line = next(c for c in FIGURES["ring_drop"]().axes[0].containers if c.get_label() == "tiny_base, cpt-sft")
+    assert list(line.lines[0].get_ydata()) == [60, 55, 50]
+
+
+def test_field_accuracy_has_a_cell_per_field_and_system():
+    fig = FIGURES["field_accuracy"]()
+    assert len(fig.axes) == 1 and len(fig.axes[0].texts) == 3 * 7  # diagnosis_generation has one field and no panel
+
+
+def test_systems_differ_without_colour():
+    styles = plots._style(list(invented_results.SYSTEMS))
+    assert len({style["marker"] for style in styles.values()}) == len(styles)
+
+
+def test_save_writes_both_files_and_keeps_the_other_captions(tmp_path):
+    fig = FIGURES["cpt_loss"]()
+    assert plots.save(fig, tmp_path, "one", "First.") is fig
+    svg = (tmp_path / "figures" / "one.svg").read_bytes()
+    plots.save(FIGURES["cpt_loss"](), tmp_path, "two", "Second.")
+    assert (tmp_path / "figures" / "two.svg").read_bytes() == svg  # equal data, equal file
+    assert (tmp_path / "figures" / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "figures" / "captions.json").read_text()) == {"one": "First.", "two": "Second."}
+
+
+def test_figures_and_report_stay_free_of_torch():
+    code = "import sys; import cancerllm_utils.plots, cancerllm_utils.report, cancerllm_utils.summary; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -1,0 +1,185 @@
+"""The report from an invented run: it opens without a network, invents nothing, shows no real note text, and survives missing steps."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import invented_results
+import pytest
+import yaml
+
+from cancerllm_utils import report
+from cancerllm_utils.errors import UserError
+
+EMPTY = {"meta", "img", "br", "hr", "link", "input"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return invented_results.write_run(tmp_path_factory.mktemp("runs") / "quick")
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "quick")
+    return tmp_path / "quick"
+
+
+def as_real(run):
+    invented_results.notes("organ_reports.csv").to_parquet(run / "corpus" / "notes.parquet")
+    return run
+
+
+class Page(HTMLParser):
+    """Collects tags with attributes, and fails on tags that close in the wrong order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_pages_load_nothing_from_anywhere(run):
+    report.build_report(run)
+    for path in (run / "report").glob("*.html"):
+        page = Page(path.read_text())
+        assert not page.all("script") and not page.all("link") and not page.all("iframe")
+        assert all(image["src"].startswith("data:") for image in page.all("img"))
+        assert all(not link["href"].startswith("http") for link in page.all("a"))
+        assert "url(" not in path.read_text() and "@import" not in path.read_text()
+        policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+        assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_pages_are_accessible(run):
+    report.build_report(run)
+    for path in (run / "report").glob("*.html"):
+        page = Page(path.read_text())
+        assert page.all("html")[0]["lang"] == "en" and page.all("title") and len(page.all("h1")) == 1
+        assert all(image["alt"] for image in page.all("img")) and all("scope" in cell for cell in page.all("th"))
+    index = Page((run / "report" / "index.html").read_text())
+    assert len(index.all("caption")) == len(index.all("table"))
+    anchors = {attributes["id"] for _, attributes in index.tags if "id" in attributes}
+    assert all(link["href"][1:] in anchors for link in index.all("a") if link["href"].startswith("#"))
+
+
+def test_links_lead_to_pages_without_code(run):
+    index = report.build_report(run)
+    links = [link["href"] for link in Page(index.read_text()).all("a") if link["href"].endswith(".html")]
+    assert links == ["01_data_exploration.html", "04_instruction_tuning.cpt-sft.html"]
+    for link in links:
+        text = (run / "report" / link).read_text()
+        assert "hidden_code" not in text and "not guidance" in text
+
+
+def test_index_prints_results_and_provenance(run):
+    text = report.build_report(run).read_text()
+    for expected in ["Research on historical data, not guidance. Not for clinical use.", "60.0 (58.0 to 62.0)", "91.78", "abcdef123456", "cpu, 2 cores", "torch 2.13.0",
+                     "Patients by cancer type &amp; ring.", "(Notebook 01_data_exploration)", "synthetic", "120 synthetic notes of 60 patients", "30 of 240 pairs"]:
+        assert expected in text, expected
+    assert text.index('id="cohort"') < text.index('id="leaderboard"')  # by notebook, although drawn the other way round
+
+
+def test_success_is_what_the_record_says(run):
+    text = report.build_report(run).read_text()
+    assert "01_data_exploration; finished" in text and "04_instruction_tuning.cpt-sft; no record of success" in text
+
+
+def test_real_note_text_is_left_out_and_said(run):
+    text = report.build_report(as_real(run)).read_text()
+    assert not (run / "report" / "04_instruction_tuning.cpt-sft.html").exists() and (run / "report" / "01_data_exploration.html").exists()
+    assert "shows a passage of a note" in text and "share the report" in text
+    assert all(invented_results.SECRET not in path.read_text() for path in (run / "report").glob("*"))
+
+
+def test_report_text_shows_it_with_a_warning(run):
+    text = report.build_report(as_real(run), report_text=True).read_text()
+    assert "contains patient text, do not share" in text
+    assert invented_results.SECRET in (run / "report" / "04_instruction_tuning.cpt-sft.html").read_text()
+
+
+def test_passages_are_found_across_markup_but_not_in_tables_of_numbers():
+    note = "One two three four five six seven eight nine ten words 1 2 3 4 5 6 7 8 9 10."
+    pages = {"a": "<p>two <b>three</b> four, five six\nseven eight nine</p>", "b": "<td>1</td> 2 3 4 5 6 7 8 9 10", "c": "three four five six seven eight nine"}
+    assert report.pages_with_note_text(pages, [note]) == ["a"]
+
+
+@pytest.mark.parametrize("missing", ["results", "records", "notebooks", "figures", "corpus"])
+def test_a_missing_step_is_said(run, missing):
+    complete = report.build_report(run).read_text().count('class="missing"')
+    shutil.rmtree(run / missing)
+    text = report.build_report(run).read_text()
+    assert text.count('class="missing"') == complete + 1
+
+
+def test_an_empty_run_gives_a_page(tmp_path):
+    assert "nothing to say about its answers yet" in report.build_report(tmp_path).read_text()
+
+
+def test_no_run_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="no such run"):
+        report.build_report(tmp_path / "none")
+
+
+def test_broken_notebook_and_record_do_not_stop_the_report(run):
+    (run / "notebooks" / "05_prediction.ipynb").write_text('{"cells": [')
+    (run / "records" / "05_prediction.json").write_text("{")
+    assert "05_prediction; unreadable" in report.build_report(run).read_text()
+
+
+def test_a_second_report_drops_stale_pages(run):
+    report.build_report(run)
+    (run / "notebooks" / "01_data_exploration.ipynb").unlink()
+    report.build_report(run)
+    assert not (run / "report" / "01_data_exploration.html").exists()
+
+
+def test_images_of_notebooks_get_a_text_and_keep_their_own():
+    body = report._accessible('<img src="a"/><img alt="mine" src="b"/><img alt="No description has been provided for this image" src="c"/>', "A & B")
+    assert re.findall(r'alt="([^"]*)"', body) == ["Figure in A &amp; B; the text around it describes it", "mine", "Figure in A &amp; B; the text around it describes it"]
+    assert Page(body).all("img")[2]["src"] == "c"
+
+
+def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
+    target = tmp_path / "figures"
+    target.mkdir()
+    (target / "gone.svg").write_text("<svg/>")
+    text = report.export_figures(run, target).read_text()
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "cohort.png", "cohort.svg", "leaderboard.png", "leaderboard.svg"]
+    for expected in ["run `quick`", "commit `abcdef1234567890`", "Notebook: `06_evaluation`", "Average F1 by task.", "](cohort.svg)"]:
+        assert expected in text
+    shutil.rmtree(run / "figures")
+    with pytest.raises(UserError, match="no figure"):
+        report.export_figures(run, target)
+    assert (target / "cohort.svg").is_file()  # refused before anything was removed
+
+
+def test_model_card_has_front_matter_scores_and_limits(run):
+    text = report.model_card(run, "tiny_base", "cpt-sft").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["base_model"] == "tiny_base" and front["license"] == "cc-by-4.0" and front["library_name"] == "peft"
+    assert "| Phenotype extraction | held-out patients | 60.0 (58.0 to 62.0) | 200 |" in text
+    assert "Not for clinical use" in text and "can repeat passages" not in text
+    assert "can repeat passages" in report.model_card(as_real(run), "tiny_base", "cpt-sft").read_text()
+    with pytest.raises(UserError, match="no such adapter"):
+        report.model_card(run, "tiny_base", "sft")
+
+
+def test_outputs_may_be_a_list(run):
+    record = json.loads((run / "records" / "06_evaluation.json").read_text())
+    record["outputs"] = ["results/scores.csv", "figures/leaderboard.png"]
+    assert report._notebook_of("leaderboard", [record]) == "06_evaluation" and report._notebook_of("scores", [record]) == ""

@@ -1,0 +1,117 @@
+"""Headlines beside the paper and the run's sentences: hand-computed values from invented results."""
+
+import re
+
+import invented_results
+import pandas as pd
+
+from cancerllm_utils import summary
+
+SCORES = invented_results.scores()
+# Every number that may be printed as the paper's (its cohort included); a new one needs a source first.
+KNOWN = {91.78, 86.81, 83.50, 89.30, 85.08, 31.7, 17.92, 9.23, "1:14:12", "5,550"}
+
+
+def test_only_known_values_of_the_paper_are_listed():
+    values = summary.load_paper_values()["values"]
+    assert {entry["value"] for entry in values} == KNOWN
+    assert all(isinstance(entry["comparable"], bool) and entry["why"] and entry["source"] in summary.load_paper_values()["sources"] for entry in values)
+
+
+def test_headline_takes_only_whole_task_rows():
+    rows = summary.headline(SCORES, splits=["test"])
+    assert len(rows) == 7 * 2
+    assert set(rows.loc[rows["task"] == "phenotype_extraction", "subgroup"]) == {"headline"}
+    assert set(rows.loc[rows["task"] == "diagnosis_generation", "subgroup"]) == {"all"}
+
+
+def test_systems_come_from_plain_to_tuned():
+    shuffled = SCORES.sample(frac=1, random_state=0)
+    assert summary.system_order(shuffled) == list(invented_results.SYSTEMS)
+    assert summary.main_systems(shuffled) == [("tiny_base", "cpt-sft")]
+
+
+def table(scores, **kwargs):
+    return summary.headline_table(scores, **kwargs).set_index(["what", "test set", "metric"])
+
+
+def test_headline_table_puts_run_beside_paper():
+    rows = table(SCORES)
+    row = rows.loc[("Phenotype extraction", "held-out patients", "average F1")]
+    assert (row["this run"], row["n"], row["paper"], row["comparable"]) == ("60.0 (58.0 to 62.0)", "200", "91.78", "no")
+    assert rows.loc[("Mean of both tasks", "held-out patients", "average F1"), "this run"] == "60.0"
+    gain = rows.loc[("Gain over the base model, diagnosis generation", "held-out patients", "average F1")]
+    assert (gain["this run"], gain["paper"]) == ("+56.0", "+31.70")  # 60 - 4
+    assert rows.loc[("Independent patient cohort", "held-out institutions", "average F1"), "this run"] == "50.0 (48.0 to 52.0)"
+    assert rows.loc[("Phenotype extraction", "held-out sites", "average F1"), "paper"] == "not known"
+
+
+def test_a_value_is_comparable_only_with_the_papers_base_on_real_notes():
+    mistral = SCORES.replace({"model": {"tiny_base": "mistral-7b-instruct-v0.1"}})
+
+    def comparable(scores, synthetic):
+        rows = summary.headline_table(scores, synthetic=synthetic)
+        return set(rows.loc[rows["comparable"] == "yes", "paper"])
+
+    assert comparable(SCORES, False) == set()
+    assert comparable(mistral, True) == set()
+    assert comparable(mistral, False) == {"91.78", "86.81", "83.50", "89.30"}
+    assert summary.paper_references("tiny_base", False) == {}
+    assert summary.paper_references("mistral-7b-instruct-v0.1", True) == {}
+    assert summary.paper_references("mistral-7b-instruct-v0.1", False) == {"phenotype_extraction": 91.78, "diagnosis_generation": 86.81}
+
+
+def test_what_was_not_run_is_said_and_never_comparable():
+    rows = summary.headline_table(None)
+    assert set(rows["this run"]) == {"not run", "no counterpart"} and set(rows["comparable"]) == {"no"}
+    without_base = summary.headline_table(SCORES[SCORES["stage"] != "base"])
+    assert without_base.set_index("what").loc["Gain over the base model, diagnosis generation", "this run"] == "not run"
+
+
+def test_every_number_of_a_sentence_comes_from_the_tables():
+    said = " ".join(summary.sentences(SCORES, invented_results.cpt()))
+    numbers = set(re.findall(r"\d+\.\d+|\d[\d,]+", re.sub(r"F1|BLEU-2|95 %", "", said)))
+    levels = [60.0, 58.0, 62.0, 30.0, 28.0, 32.0, 45.0, 43.0, 47.0, 15.0, 4.0, 2.0, 6.0, 56.0, 55.0, 53.0, 57.0, 5.0, 63.0, 20.0, 12.0, 99.5, 50.0, 48.0, 52.0, 10.0, 25.0, 16.7]
+    losses = ["4.00", "3.00", "4.20", "3.50", "1.60", "1.20", "1.70", "1.40", "9,000", "8,000", "200"]
+    assert numbers <= {f"{level:.1f}" for level in levels} | set(losses)
+    assert "from 4.00 to 3.00 (\N{MINUS SIGN}25.0 %" in said
+
+
+def test_continued_pretraining_is_judged_by_the_paired_interval():
+    def verdict(low, high):
+        pair = {"a": "tiny_base/cpt-sft", "b": "tiny_base/sft", "task": "phenotype_extraction", "split": "test", "difference": 5.0, "low": low, "high": high, "n": 200}
+        said = summary.sentences(SCORES, comparisons=pd.DataFrame([pair]))
+        return next(s for s in said if s.startswith("Does continued pre-training help phenotype"))
+
+    assert "+5.0 points (95 % interval +1.0 to +9.0, paired by patient: ahead)" in verdict(1.0, 9.0)
+    assert "no difference that can be told from chance" in verdict(-1.0, 9.0)
+    assert "behind" in verdict(-9.0, -1.0)
+
+
+def test_paired_reads_stored_scores(tmp_path):
+    (tmp_path / "results").mkdir()
+    rows = [{"model": "tiny_base", "stage": stage, "task": "diagnosis_generation", "split": "test", "example_id": f"e{i}", "patient_id": f"p{i}", "field": "diagnosis",
+             "variant": "full", "headline": True, "cancer_type": "BRCA", "family": "paper", "average_f1": value, "exact": value, "value_correct": value}
+            for stage, value in [("base", 0.0), ("sft", 0.5), ("cpt-sft", 0.75)] for i in range(20)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "results" / "examples.parquet")
+    scores = SCORES[(SCORES["task"] == "diagnosis_generation") & (SCORES["model"] == "tiny_base")]
+    found = summary.paired(tmp_path, scores).set_index("b")
+    assert found["difference"].to_dict() == {"tiny_base/base": 75.0, "tiny_base/sft": 25.0}
+    assert found.loc["tiny_base/sft", "low"] == found.loc["tiny_base/sft", "high"] == 25.0
+
+
+def test_without_scores_the_sentences_say_so():
+    assert "nothing to say" in summary.sentences(None)[0]
+    assert "baselines" in summary.sentences(SCORES[SCORES["stage"] == "baseline"])[0]
+
+
+def test_rules_are_not_ranked_against_labels_they_made():
+    ranked = summary.without_label_source(SCORES, synthetic=False)
+    assert set(ranked.loc[ranked["model"] == "rules", "task"]) == {"diagnosis_generation"}
+    assert len(summary.without_label_source(SCORES, synthetic=True)) == len(SCORES)
+
+
+def test_the_eight_phenotypes_all_have_synthetic_gold():
+    sources = summary.phenotype_sources()
+    assert len(sources) == 8 and sources["field there"].is_unique
+    assert sources.set_index("phenotype").loc["tumour size", "fields there"] == "none"
