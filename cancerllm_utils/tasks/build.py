@@ -11,6 +11,7 @@ from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_tas
 
 SPLITS = ["train", "dev", "test", "external_site", "external"]
 _MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
+_REPEATS = 3                # training may show a clean "not stated" item this often to reach its share
 
 
 def read_corpus(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -72,27 +73,32 @@ def take_order(items: pd.DataFrame, seed: int, balance: bool) -> pd.DataFrame:
     return items.assign(turn=turn).sort_values(["turn", "patient_order", "order", "example_id"])
 
 
-def not_stated_order(items: pd.DataFrame, stated: pd.DataFrame, seed: int) -> pd.DataFrame:
+def not_stated_order(items: pd.DataFrame, stated: pd.DataFrame, seed: int, repeats: int) -> pd.DataFrame:
     """"Not stated" items in an order whose every beginning follows the fields' shares among the stated items.
 
-    A field asked mostly where it is absent would give its answer away.
+    A field asked mostly where it is absent would give its answer away. With `repeats` > 1 every item comes that often, copies last.
     """
     items = take_order(items, seed, balance=False)
+    copies = [items.assign(example_id=items["example_id"] + f"#{copy}") for copy in range(2, repeats + 1)]
+    items = pd.concat([items, *copies], ignore_index=True)
     rank = items.groupby("field").cumcount() + 0.5
-    per_field = items["field"].map(stated["field"].value_counts()).fillna(0.1)
-    return items.assign(position=rank / per_field).sort_values(["position", "patient_order", "example_id"])
+    n_stated = stated["field"].value_counts().to_dict()
+    return items.assign(position=rank / [n_stated.get(field, 0.1) for field in items["field"]]).sort_values(["position", "patient_order", "example_id"])
 
 
-def sample(items: pd.DataFrame, not_stated_share: float, seed: int, max_items: int | None, balance: bool, usable=lambda item: True) -> pd.DataFrame:
+def sample(items: pd.DataFrame, not_stated_share: float, seed: int, max_items: int | None, balance: bool, repeats: int = 1,
+           usable=lambda item: True) -> pd.DataFrame:
     """Takes up to `max_items` items (None: all) of which `not_stated_share` are "not stated" ones where there are that many.
 
+    `repeats`: how often a "not stated" item may come (training only: clean absences are rarer than the share asks for).
     `usable(item)` may refuse an item; the next one is tried in its place.
     """
     absent = items["answer"].eq(NOT_STATED)
     share = not_stated_share if absent.any() else 0.0
+    assert 0 <= share < 1, f"share of not stated items: {share}"
     room = len(items) if max_items is None else max_items
     stated = _take(take_order(items[~absent], seed, balance), round(room * (1 - share)), usable)
-    missing = not_stated_order(items[absent], stated, seed)
+    missing = not_stated_order(items[absent], stated, seed, repeats)
     return pd.concat([stated, _take(missing, round(len(stated) * share / (1 - share)), usable)], ignore_index=True)[list(items.columns)]
 
 
@@ -106,61 +112,53 @@ def _take(items: pd.DataFrame, n: int, usable) -> pd.DataFrame:
     return items.loc[kept]
 
 
-def context_for(spec: dict, field: str, variant: str, text: str, tokenizer, context_tokens: int, head_tokens: int) -> dict:
-    """The context of one item, for building examples and for `cancerllm predict` alike.
-
-    Returns context (str) and spans (character spans of the chosen units in the text, None where the text was masked first).
-    """
-    masked = variant == "findings"
-    note = ctx.index_note(ctx.findings_of(text, spec) if masked else text, tokenizer)
-    return _context(spec, field, note, masked, tokenizer, context_tokens, head_tokens)
+def context_of(spec: dict, field: str, note: dict, tokenizer, context_tokens: int, head_tokens: int) -> str:
+    """The context of one item from an indexed note, for building examples and for `cancerllm predict` alike; "" for a blank note."""
+    numbers = ctx.select_units(note, spec["fields"][field]["query"], context_tokens, head_tokens)
+    return ctx.context_of(note, numbers, context_tokens, tokenizer)
 
 
-def _context(spec, field, note, masked, tokenizer, context_tokens, head_tokens):
-    numbers = ctx.select_units(note, spec["fields"][field]["query"], context_tokens, head_tokens) if note["units"] else []
-    text = ctx.context_of(note, numbers, context_tokens, tokenizer)
-    return {"context": text, "spans": None if masked else [note["spans"][number] for number in numbers]}
-
-
-def examples_of(spec: dict, items: pd.DataFrame, texts: dict[str, str], tokenizer, context_tokens: int, head_tokens: int, not_stated_share: float,
-                seed: int, max_items: int | None, balance: bool, drop_unseen_quotes: bool) -> tuple[list[dict], dict]:
+def examples_of(spec: dict, items: pd.DataFrame, texts: dict[str, str], indexes: dict, tokenizer, context_tokens: int, head_tokens: int,
+                not_stated_share: float, seed: int, max_items: int | None, balance: bool, repeats: int, drop_unseen_quotes: bool) -> tuple[list[dict], dict]:
     """Samples the items of one task, split and variant and writes their prompts.
 
-    Returns the rows of the JSONL file and counts: unseen_quotes (stated items refused because the chosen sentences miss the quote;
-    training only, so that a model is not taught to answer from nothing), no_findings (reports in which masking left nothing).
+    `indexes` keeps what `index_note` found, by (note_id, masked), from one call to the next.
+    Returns the rows of the JSONL file and counts: unseen_quotes (stated items refused because the chosen sentences do not hold the
+    quoted words), no_findings (reports in which masking left nothing), leak (findings only: share that still names the histology).
     """
-    counts = {"unseen_quotes": 0, "no_findings": 0}
-    notes: dict[str, dict] = {}
-    contexts: dict[str, dict] = {}
+    counts = {"unseen_quotes": 0, "no_findings": 0, "leak": None}
+    contexts: dict[str, str] = {}
+    quote_seen: dict[str, bool] = {}
 
     def usable(item) -> bool:
         masked = item.variant == "findings"
-        if item.note_id not in notes:
-            notes[item.note_id] = ctx.index_note(ctx.findings_of(texts[item.note_id], spec) if masked else texts[item.note_id], tokenizer)
-        made = _context(spec, item.field, notes[item.note_id], masked, tokenizer, context_tokens, head_tokens)
-        if masked and len(made["context"].split()) < _MIN_FINDINGS_WORDS:
+        text = texts[item.note_id]
+        if (item.note_id, masked) not in indexes:
+            indexes[item.note_id, masked] = ctx.index_note(ctx.findings_of(text, spec) if masked else text, tokenizer)
+        context = context_of(spec, item.field, indexes[item.note_id, masked], tokenizer, context_tokens, head_tokens)
+        if masked and len(context.split()) < _MIN_FINDINGS_WORDS:
             counts["no_findings"] += 1
             return False
-        has_quote = made["spans"] is not None and item.evidence == "stated" and pd.notna(item.quote_start)
-        made["quote_seen"] = any(start <= item.quote_start < end for start, end in made["spans"]) if has_quote else None
-        if drop_unseen_quotes and made["quote_seen"] is False:
-            counts["unseen_quotes"] += 1
-            return False
-        contexts[item.example_id] = made
+        if item.evidence == "stated" and pd.notna(item.quote_start) and not masked:
+            quote_seen[item.example_id] = " ".join(text[item.quote_start:item.quote_end].split()) in context
+            if drop_unseen_quotes and not quote_seen[item.example_id]:
+                counts["unseen_quotes"] += 1
+                return False
+        contexts[item.example_id] = context
         return True
 
-    chosen = sample(items, not_stated_share, seed, max_items, balance, usable)
+    chosen = sample(items, not_stated_share, seed, max_items, balance, repeats, usable)
     rows = [
         {
             "example_id": item.example_id, "patient_id": item.patient_id, "note_id": item.note_id, "task": item.task, "field": item.field,
-            "prompt": build_prompt(spec, item.field, contexts[item.example_id]["context"]), "completion": item.answer, "answers": [item.answer],
+            "prompt": build_prompt(spec, item.field, contexts[item.example_id]), "completion": item.answer, "answers": [item.answer],
             "cancer_type": item.cancer_type, "institution": item.institution, "variant": item.variant, "headline": bool(item.headline),
-            "evidence": item.evidence, "quote_seen": contexts[item.example_id]["quote_seen"],
+            "evidence": item.evidence, "quote_seen": quote_seen.get(item.example_id),
         }
         for item in chosen.itertuples()
     ]
     if len(items) and items["variant"].iloc[0] == "findings":
-        named = [ctx.names_histology(contexts[row["example_id"]]["context"], row["answers"][0], spec) for row in rows]
+        named = [ctx.names_histology(contexts[row["example_id"]], row["answers"][0], spec) for row in rows]
         counts["leak"] = sum(named) / len(named) if named else None
     return rows, counts
 
@@ -181,7 +179,9 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     """Writes datasets/<task>/<split>.jsonl of a run, and datasets/settings.json, from which a tuned model learns how its prompts were made.
 
     Args: tokenizer_dir, the tokenizer of the model to be tuned (the token budgets are its own); the caps count items per task and split,
-    a task's variants share them; balance, whether training items go round the values of each field.
+    a task's variants share them; balance, whether training items go round the values of each field;
+    drop_unseen_quotes, whether extraction trains only on items whose quoted words stand in the chosen sentences, so that a model is not
+    taught to answer from nothing (test items stay as they are).
     Returns one row per task, variant and split: items, patients, not_stated, uncertain (dropped from extraction), unseen_quotes,
     no_findings, quote_seen (share of stated items whose quote is in the context), leak (share of masked contexts that still name the
     histology), max_tokens (longest prompt + completion).
@@ -194,7 +194,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     uncertain = labels[labels["evidence"].eq("uncertain")].merge(notes[["note_id", "split"]], on="note_id").groupby(["field", "split"]).size()
     caps = {"train": max_train_items, "dev": max_dev_items} | dict.fromkeys(SPLITS[2:], max_test_items)
-    summary, fields = [], {}
+    summary, fields, indexes = [], {}, {}
     for name in tasks:
         spec = load_task(name)
         items = task_items(spec, corpus, notes, labels)
@@ -205,15 +205,15 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
             for variant in variants:
                 part = items[items["split"].eq(split) & items["variant"].eq(variant)]
                 cap = None if caps[split] is None else caps[split] // len(variants)
-                made, counts = examples_of(spec, part, texts, tokenizer, context_tokens, head_tokens, not_stated_share, seed, cap,
-                                           balance and split == "train", drop_unseen_quotes and split == "train")
-                extraction = spec["gold"] == "stated_value"
+                training, extraction = split == "train", spec["gold"] == "stated_value"
+                made, counts = examples_of(spec, part, texts, indexes, tokenizer, context_tokens, head_tokens, not_stated_share, seed, cap,
+                                           balance and training, _REPEATS if training else 1, drop_unseen_quotes and training and extraction)
                 seen = [row["quote_seen"] for row in made if row["quote_seen"] is not None]
                 summary.append({
                     "task": name, "variant": variant, "split": split, "items": len(made), "patients": len({row["patient_id"] for row in made}),
                     "not_stated": sum(row["answers"] == [NOT_STATED] for row in made),
                     "uncertain": int(sum(uncertain.get((field, split), 0) for field in fields[name])) if extraction else 0,
-                    "quote_seen": sum(seen) / len(seen) if seen else None, "leak": None, **counts,
+                    "quote_seen": sum(seen) / len(seen) if seen else None, **counts,
                     "max_tokens": max(check_boundary(made, tokenizer), default=0),
                 })
                 rows += made

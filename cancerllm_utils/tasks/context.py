@@ -93,7 +93,7 @@ def select_units(note: dict, query: str, max_tokens: int, head_tokens: int) -> l
         if used + note["tokens"][number] <= max_tokens:
             chosen.append(number)
             used += note["tokens"][number]
-    return sorted(chosen or ranked[:1] or [0])
+    return sorted(chosen or ranked[:1] or [0])      # even a budget below one unit gets words to cut down to
 
 
 def context_of(note: dict, numbers: list[int], max_tokens: int, tokenizer) -> str:
