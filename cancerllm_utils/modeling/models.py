@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -154,6 +155,16 @@ def base_revision(name: str, model=None) -> str:
         return "sha256:" + hashlib.sha256(digests.encode()).hexdigest()
     commit = None if model is None else model.config._commit_hash
     return commit or entry["revision"]
+
+
+def stage_dir(run_dir: Path, entry: dict, stage: str) -> Path:
+    """Folder of a finished stage."""
+    return Path(run_dir) / "models" / entry["name"] / stage
+
+
+def library_versions() -> dict:
+    """Versions of the libraries that decide what training computes."""
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
 
 
 def read_card(model_dir) -> dict:

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -106,7 +105,7 @@ def instruction_tune(
                               {**settings, "max_examples": max_eval_examples, "max_tokens": 0})
     print(f"{stage}: {len(rows)} training examples, {100 * share:.1f} % of their tokens trained; {len(dev_rows)} dev examples")
 
-    cpt_dir = stage_dir(run_dir, entry, cpt_stage) if stage.startswith("cpt-sft") else None
+    cpt_dir = models.stage_dir(run_dir, entry, cpt_stage) if stage.startswith("cpt-sft") else None
     network, before, config = start_of_tuning(entry, settings, place, cpt_dir, run_dir)
     run_identity = identify({**settings, "before": [item["sha256"] for item in before]}, rows, entry["name"], place)
     trainer = make_trainer(network, tokenizer, rows, dev_rows, checkpoint_dir(run_dir, entry, stage), settings, place, f"{entry['name']} {stage}",
@@ -169,26 +168,16 @@ def count(model) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def stage_dir(run_dir: Path, entry: dict, stage: str) -> Path:
-    """Folder of a finished stage."""
-    return Path(run_dir) / "models" / entry["name"] / stage
-
-
 def checkpoint_dir(run_dir: Path, entry: dict, stage: str) -> Path:
     """Folder of a stage's checkpoints: apart from models/, which holds finished stages only, and emptied when the stage is finished."""
     return Path(run_dir) / "checkpoints" / entry["name"] / stage
-
-
-def library_versions() -> dict:
-    """Versions of the libraries that decide what training computes."""
-    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
 
 
 def identify(settings: dict, rows: list[dict], model_name: str, place: dict) -> str:
     """The run's identity for its checkpoints: parameters (but those that only print), token rows, base weights, versions, device."""
     settings = {k: v for k, v in settings.items() if k not in ("logging_seconds", "eval_splits", "eval_tokens")}
     return checkpoints.identity({"settings": settings, "data": training_data.digest(rows), "base": models.base_revision(settings["model"]),
-                                 "name": model_name, "versions": library_versions(), "device": place["device"], "precision": place["precision"]})
+                                 "name": model_name, "versions": models.library_versions(), "device": place["device"], "precision": place["precision"]})
 
 
 def curve_table(trainer, entry: dict, stage: str) -> pd.DataFrame:
@@ -199,7 +188,7 @@ def curve_table(trainer, entry: dict, stage: str) -> pd.DataFrame:
 
 def save_stage(model, run_dir: Path, entry: dict, stage: str, before: list[dict], settings: dict, place: dict, done: dict) -> Path:
     """Adapter and cancerllm.json into models/<model>/<stage>/, as a whole or not at all; the stage's checkpoints are removed."""
-    target = stage_dir(run_dir, entry, stage)
+    target = models.stage_dir(run_dir, entry, stage)
     draft = target.with_name(f".{stage}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(str(draft), safe_serialization=True)
@@ -213,7 +202,7 @@ def save_stage(model, run_dir: Path, entry: dict, stage: str, before: list[dict]
         "load_in_4bit": settings["load_in_4bit"], "prompt": entry["prompt"], "prompt_hash": {task: prompt_hash(load_task(task)) for task in tasks},
         "tasks": tasks, "fields": {task: data.get("fields", {}).get(task, []) for task in tasks},
         "context_tokens": data.get("context_tokens"), "corpus": data.get("corpus"), "datasets": data,
-        "training": settings, "outcome": done, "versions": library_versions(),
+        "training": settings, "outcome": done, "versions": models.library_versions(),
     }
     (draft / models.CARD).write_text(json.dumps(card, indent=1, default=str) + "\n")
     shutil.rmtree(target, ignore_errors=True)

@@ -1,0 +1,258 @@
+"""Answers of a model: batched greedy decoding, or ranking of a field's allowed answers, written so that a killed run goes on where it stopped.
+
+Prompts are padded on the left (on the right the answers change) and sorted by length into batches whose composition is fixed by the data set
+alone: in bf16 the neighbours in a batch can change an answer, so a resumed run must meet the same neighbours. `batch_agreement` counts how many.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from cancerllm_utils.errors import UserError
+from cancerllm_utils.modeling import checkpoints, models
+from cancerllm_utils.tasks.parse import parse
+from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task
+
+
+def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[int]]:
+    """Positions of `prompts` in batches of `batch_size`, longest first, so that a batch holds little padding and too little memory shows at once."""
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]] if prompts else []
+    order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], prompts[i], i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def encode(model, tokenizer, prompts: list[str], room: int) -> dict:
+    """Left-padded input_ids and attention_mask on the model's device; UserError if a prompt leaves no room for `room` more tokens."""
+    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id != tokenizer.eos_token_id
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    limit = model.config.max_position_embeddings
+    if inputs["input_ids"].shape[1] + room > limit:
+        raise UserError(f"a prompt of {inputs['input_ids'].shape[1]} tokens and {room} for the answer: the model reads {limit}. Lower context_tokens.")
+    return {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+
+def arithmetic(model):
+    """bf16 autocast where a CPU is fast at it, nothing elsewhere (on a card the weights themselves are bf16)."""
+    place = models.device_and_precision()
+    fast_cpu = model.device.type == "cpu" and place["precision"] == "bf16"
+    return torch.autocast("cpu", torch.bfloat16) if fast_cpu else contextlib.nullcontext()
+
+
+@torch.inference_mode()
+def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> list[dict]:
+    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), seconds (the batch's, shared out)."""
+    begun = time.monotonic()
+    inputs = encode(model, tokenizer, prompts, max_new_tokens)
+    with arithmetic(model):
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True)
+    answers = []
+    for ids in tokens[:, inputs["input_ids"].shape[1] :].tolist():
+        ended = tokenizer.eos_token_id in ids
+        ids = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
+        answers.append({"prediction": tokenizer.decode(ids, skip_special_tokens=True).strip(), "new_tokens": len(ids) + ended,
+                        "stop_reason": "eos" if ended else "length"})
+    seconds = round((time.monotonic() - begun) / len(prompts), 5)
+    return [{**answer, "seconds": seconds} for answer in answers]
+
+
+def generate(model, tokenizer, prompts: list[str], max_new_tokens: int = 50, batch_size: int = 16) -> list[dict]:
+    """Greedy answers to `prompts`, in their order: dicts with prediction, new_tokens, stop_reason (eos|length), seconds."""
+    answers = [None] * len(prompts)
+    for batch in length_batches(prompts, tokenizer, batch_size):
+        for i, answer in zip(batch, greedy_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens), strict=True):
+            answers[i] = answer
+    return answers
+
+
+def candidate_tokens(tokenizer, prompt: str, candidate: str) -> list[int]:
+    """Tokens that `candidate` adds to `prompt`, as in training: the whole is tokenised as one string and ends with the end token."""
+    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + candidate)["input_ids"]
+    assert whole[: len(before)] == before, "the prompt's tokens are not a prefix of prompt + answer"
+    return whole[len(before) :] + [tokenizer.eos_token_id]
+
+
+@torch.inference_mode()
+def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> list[dict]:
+    """The likeliest of `candidates` after each prompt of one batch, by summed log-probability of its tokens and the end token.
+
+    The prompts run through the model once; every candidate is scored on their shared key-value cache. Returns prediction, new_tokens (tokens
+    of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats).
+    """
+    begun = time.monotonic()
+    # "### Response:\n" closes every prompt, so the candidates' tokens are the same after each of them
+    tails = [candidate_tokens(tokenizer, prompts[0], candidate) for candidate in candidates]
+    inputs = encode(model, tokenizer, prompts, max(map(len, tails)))
+    mask = inputs["attention_mask"]
+    lengths = mask.sum(dim=1, keepdim=True)
+    scores = torch.empty(len(prompts), len(candidates))
+    with arithmetic(model):
+        out = model(**inputs, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
+        first, cache = out.logits[:, -1].float().log_softmax(-1), out.past_key_values
+        for column, tail in enumerate(tails):
+            ids = torch.tensor(tail, device=mask.device)
+            steps = torch.arange(len(tail) - 1, device=mask.device)
+            score = first[:, ids[0]]
+            if len(tail) > 1:
+                out = model(input_ids=ids[:-1].expand(len(prompts), -1), attention_mask=torch.cat([mask, mask.new_ones(len(prompts), len(steps))], 1),
+                            position_ids=lengths + steps, past_key_values=cache, use_cache=True)
+                score = score + out.logits.float().log_softmax(-1)[:, steps, ids[1:]].sum(1)
+                cache.crop(-len(steps))  # a negative number removes that many
+            scores[:, column] = score.cpu()
+    seconds = round((time.monotonic() - begun) / len(prompts), 5)
+    return [{"prediction": candidates[best], "new_tokens": len(tails[best]), "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist()}
+            for i, best in enumerate(scores.argmax(dim=1).tolist())]
+
+
+def rank_answers(model, tokenizer, prompts: list[str], candidates: list[str], batch_size: int = 16) -> list[dict]:
+    """`rank_batch` over any number of prompts with the same candidates, in their order."""
+    answers = [None] * len(prompts)
+    for batch in length_batches(prompts, tokenizer, batch_size):
+        for i, answer in zip(batch, rank_batch(model, tokenizer, [prompts[i] for i in batch], candidates), strict=True):
+            answers[i] = answer
+    return answers
+
+
+def batch_agreement(model, tokenizer, prompts: list[str], batch_sizes: list[int] = (16,), max_new_tokens: int = 50) -> pd.DataFrame:
+    """How many greedy answers differ from those decoded one by one: batch_size, n, changed, seconds (one row per size, 1 included)."""
+    rows, alone = [], None
+    for size in [1, *batch_sizes]:
+        begun = time.monotonic()
+        answers = [answer["prediction"] for answer in generate(model, tokenizer, prompts, max_new_tokens, size)]
+        alone = answers if alone is None else alone
+        changed = sum(a != b for a, b in zip(alone, answers, strict=True))
+        rows.append({"batch_size": size, "n": len(prompts), "changed": changed, "seconds": round(time.monotonic() - begun, 2)})
+    return pd.DataFrame(rows)
+
+
+def plan(examples: list[dict], tokenizer, values: dict[str, list[str]], decoding: str, batch_size: int) -> list[tuple[list[dict], list[str]]]:
+    """(batch of examples, candidates) in a fixed order; no candidates means greedy decoding.
+
+    `decoding` is greedy or rank; a field without allowed values is decoded greedily under both.
+    """
+    if decoding not in ("greedy", "rank"):
+        raise UserError(f"decoding {decoding}: unknown. Use greedy or rank.")
+    groups: dict[tuple, list[dict]] = {}
+    for example in examples:
+        groups.setdefault(tuple(values.get(example["field"]) or ()) if decoding == "rank" else (), []).append(example)
+    return [([group[i] for i in batch], list(candidates)) for candidates, group in sorted(groups.items(), key=lambda item: item[0])
+            for batch in length_batches([example["prompt"] for example in group], tokenizer, batch_size)]
+
+
+def read_partial(path: Path, fingerprint: str) -> dict[str, dict]:
+    """Finished rows by example_id of a run that was killed; a torn last line is cut off the file, and a file of another run is removed."""
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if not whole or json.loads(whole[0]) != {"fingerprint": fingerprint}:
+        print(f"predictions: {path.name} is of other parameters, data or model, starting afresh")
+        path.unlink()
+        return {}
+    os.truncate(path, sum(map(len, whole)))
+    return {row["example_id"]: row for row in map(json.loads, whole[1:])}
+
+
+def append_rows(path: Path, rows: list[dict]) -> None:
+    """Append rows as one write and flush them to the disk."""
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def predict_file(model, tokenizer, in_path, out_path, model_identity: str, values: dict[str, list[str]] | None = None, decoding: str = "greedy",
+                 max_new_tokens: int = 50, batch_size: int = 16, logging_seconds: float = 5.0, label: str = "",
+                 after_batch: Callable[[int], None] | None = None) -> dict:
+    """Answers of a model to one data set file, in the file's order, one JSONL row each (ARCHITECTURE.md, predictions).
+
+    values: the allowed answers per field, for parsing and for `decoding="rank"`. Rows are appended batch by batch to OUT.partial, which a
+    later call with the same model_identity, data and parameters continues; OUT itself appears whole. An OUT of the same run is kept as it is.
+    after_batch is called with the number of batches done. Returns n, seconds, eos_share (of the greedy answers, None without), unparsed.
+    """
+    in_path, out_path, values = Path(in_path), Path(out_path), values or {}
+    if not in_path.is_file():
+        raise UserError(f"file {in_path}: missing. Run notebook 02_dataset_preparation with this task first.")
+    examples = [json.loads(line) for line in in_path.read_text(encoding="utf-8").splitlines()]
+    settings = {"model": model_identity, "data": models.sha256(in_path), "values": values, "decoding": decoding, "max_new_tokens": max_new_tokens,
+                "batch_size": batch_size, "precision": models.device_and_precision()["precision"], "versions": models.library_versions()}
+    fingerprint, record = checkpoints.identity(settings), out_path.with_suffix(".run.json")
+    if out_path.is_file() and record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
+        return json.loads(record.read_text())["outcome"]
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_path.with_name(out_path.name + ".partial")
+    done = read_partial(partial, fingerprint)
+    if not partial.is_file():
+        append_rows(partial, [{"fingerprint": fingerprint}])
+    begun = last = time.monotonic()
+    at_start, batches = len(done), plan(examples, tokenizer, values, decoding, batch_size)
+    for number, (batch, candidates) in enumerate(batches, 1):
+        missing = {example["example_id"] for example in batch} - set(done)
+        if missing:
+            prompts = [example["prompt"] for example in batch]
+            answers = rank_batch(model, tokenizer, prompts, candidates) if candidates else greedy_batch(model, tokenizer, prompts, max_new_tokens)
+            rows = [finished_row(e, answer, values) for e, answer in zip(batch, answers, strict=True) if e["example_id"] in missing]
+            append_rows(partial, rows)
+            done |= {row["example_id"]: row for row in rows}
+        if after_batch:
+            after_batch(number)
+        now = time.monotonic()
+        if missing and (now - last >= logging_seconds or number == len(batches)):
+            rate = (len(done) - at_start) / max(now - begun, 1e-9)
+            print(f"{label or out_path.name}: {len(done)}/{len(examples)} answers  {rate:.1f}/s  {(len(examples) - len(done)) / rate:.0f} s left", flush=True)
+            last = now
+    rows = [done[example["example_id"]] for example in examples]
+    greedy = [row["stop_reason"] for row in rows if row["stop_reason"]]
+    outcome = {"n": len(rows), "seconds": round(sum(row["seconds"] for row in rows), 2), "unparsed": sum(row["parsed"] == UNPARSED for row in rows),
+               "eos_share": greedy.count("eos") / len(greedy) if greedy else None}
+    draft = out_path.with_name(f".{out_path.name}.draft")
+    draft.unlink(missing_ok=True)
+    append_rows(draft, rows)
+    draft.replace(out_path)
+    record.write_text(json.dumps({"fingerprint": fingerprint, "settings": settings, "outcome": outcome}, indent=1) + "\n")
+    partial.unlink()
+    return outcome
+
+
+def finished_row(example: dict, answer: dict, values: dict[str, list[str]]) -> dict:
+    """The prediction row of one example (the contract's keys and no others: the prompt holds note text)."""
+    parsed = parse(answer["prediction"], example["task"], example["field"], [v for v in values.get(example["field"]) or [] if v != NOT_STATED])
+    return {"example_id": example["example_id"], "prediction": answer["prediction"], "answers": example["answers"], "parsed": parsed,
+            "new_tokens": answer["new_tokens"], "stop_reason": answer["stop_reason"], "seconds": answer["seconds"]}
+
+
+def allowed_answers(run_dir, task: str) -> dict[str, list[str]]:
+    """Allowed answers per closed field of a task in this run (datasets/settings.json), with "not stated" where the task asks what the text states."""
+    path = Path(run_dir) / "datasets" / "settings.json"
+    if not path.is_file():
+        raise UserError(f"file {path}: missing. Run notebook 02_dataset_preparation first.")
+    values, refusal = json.loads(path.read_text())["values"], [NOT_STATED] if load_task(task)["gold"] == "stated_value" else []
+    return {field: values[field] + refusal for field in load_task(task)["fields"] if values.get(field)}
+
+
+def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: list[str], decoding: str = "greedy", max_new_tokens: int = 50,
+                  batch_size: int = 16, precision: str = "auto", logging_seconds: float = 5.0) -> pd.DataFrame:
+    """Predictions of one stage (`base` or a tuned one) for every task and test set: predictions/<model>/<stage>/<task>.<test set>.jsonl.
+
+    Returns one row per file: model, stage, task, split, n, seconds, eos_share, unparsed. Files of the same model, data and parameters are kept.
+    """
+    entry = models.model_entry(model)
+    if stage == "base":
+        network, tokenizer, identity = models.load_model(model, precision), models.load_tokenizer(model), models.base_revision(model)
+    else:
+        network, tokenizer, card = models.load_stage(models.stage_dir(run_dir, entry, stage), precision)
+        identity = " ".join([card["base_revision"], *(item["sha256"] for item in card["adapters_before"]), card["adapter_sha256"]])
+    rows = []
+    for task in tasks:
+        for split in test_sets:
+            name = f"{task}.{split}.jsonl"
+            outcome = predict_file(network, tokenizer, Path(run_dir) / "datasets" / task / f"{split}.jsonl",
+                                   Path(run_dir) / "predictions" / entry["name"] / stage / name, identity, allowed_answers(run_dir, task),
+                                   decoding, max_new_tokens, batch_size, logging_seconds, f"{entry['name']} {stage} {task}.{split}")
+            rows.append({"model": entry["name"], "stage": stage, "task": task, "split": split, **outcome})
+    return pd.DataFrame(rows)

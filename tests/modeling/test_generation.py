@@ -1,0 +1,164 @@
+"""Decoding: left padding, batches, the end token, ranking, and a killed run that goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cancerllm_utils.errors import UserError
+from cancerllm_utils.modeling import generation, models
+
+PROMPTS = [f"Specimen {i}: {'right ' * (i % 5)}lung. " * (1 + i % 4) + "### Response:\n" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model_dir):
+    """Model and tokenizer with weights large enough that greedy answers are neither all alike nor at a tie."""
+    model, tokenizer = models.load_model(tiny_model_dir, "fp32"), models.load_tokenizer(tiny_model_dir)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    return model, tokenizer
+
+
+def naive_greedy(model, tokenizer, prompt, n):
+    """One token at a time, no cache, no padding."""
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    for _ in range(n):
+        with torch.no_grad():
+            following = model(input_ids=ids, use_cache=False).logits[0, -1].argmax()
+        if following == tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, following.view(1, 1)], dim=1)
+    return tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
+
+
+def test_batched_left_padded_answers_equal_those_without_cache_or_padding(tiny):
+    answers = generation.generate(*tiny, PROMPTS, max_new_tokens=6, batch_size=4)
+    assert [a["prediction"] for a in answers] == [naive_greedy(*tiny, p, 6) for p in PROMPTS]
+    assert len({a["prediction"] for a in answers}) > 1  # the test could not fail on one answer for all
+
+
+def test_right_padding_is_refused(tiny):
+    model, tokenizer = tiny
+    tokenizer.padding_side = "right"
+    try:
+        with pytest.raises(AssertionError):
+            generation.generate(model, tokenizer, PROMPTS[:2])
+    finally:
+        tokenizer.padding_side = "left"
+
+
+def test_decoding_stops_at_the_end_token_and_says_why(tiny_model_dir):
+    model, tokenizer = models.load_model(tiny_model_dir, "fp32"), models.load_tokenizer(tiny_model_dir)
+    hidden = model.config.hidden_size
+    head = torch.nn.Linear(hidden, model.config.vocab_size, bias=True)
+    torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
+    model.lm_head = head
+    head.bias.data[tokenizer.eos_token_id] = 1.0
+    assert [(a["stop_reason"], a["new_tokens"], a["prediction"]) for a in generation.generate(model, tokenizer, PROMPTS[:3], 5)] == [("eos", 1, "")] * 3
+    head.bias.data[tokenizer.eos_token_id] = -1.0
+    head.bias.data[tokenizer.convert_tokens_to_ids("a")] = 1.0
+    assert [(a["stop_reason"], a["new_tokens"], a["prediction"]) for a in generation.generate(model, tokenizer, PROMPTS[:3], 5)] == [("length", 5, "aaaaa")] * 3
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(tiny):
+    with pytest.raises(UserError, match="512"):
+        generation.generate(*tiny, ["lung " * 600], max_new_tokens=5)
+
+
+def test_ranking_equals_the_likelihood_of_each_whole_sequence(tiny):
+    model, tokenizer = tiny
+    candidates = ["Right", "Left", "not stated"]
+    answers = generation.rank_answers(model, tokenizer, PROMPTS[:5], candidates, batch_size=5)
+    for prompt, answer in zip(PROMPTS[:5], answers, strict=True):
+        expected = []
+        for candidate in candidates:
+            ids = tokenizer(prompt + candidate)["input_ids"] + [tokenizer.eos_token_id]
+            n = len(tokenizer(prompt)["input_ids"])
+            with torch.no_grad():
+                log_probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+            expected.append(sum(log_probs[i - 1, ids[i]].item() for i in range(n, len(ids))))
+        assert answer["log_probs"] == pytest.approx(expected, abs=1e-3)
+        assert answer["prediction"] == candidates[expected.index(max(expected))]
+
+
+def test_fp32_answers_do_not_change_with_the_batch_size(tiny):
+    table = generation.batch_agreement(*tiny, PROMPTS, batch_sizes=[3, 10], max_new_tokens=4)
+    assert table["batch_size"].tolist() == [1, 3, 10] and table["changed"].tolist() == [0, 0, 0] and set(table["n"]) == {10}
+
+
+def test_batches_are_fixed_by_length_whatever_the_order(tiny):
+    tokenizer = tiny[1]
+    batches = generation.length_batches(PROMPTS, tokenizer, 3)
+    assert sorted(i for batch in batches for i in batch) == list(range(10)) and [len(b) for b in batches] == [3, 3, 3, 1]
+    lengths = [len(tokenizer(PROMPTS[i])["input_ids"]) for batch in batches for i in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    backwards = generation.length_batches(PROMPTS[::-1], tokenizer, 3)
+    assert [[PROMPTS[i] for i in b] for b in batches] == [[PROMPTS[::-1][i] for i in b] for b in backwards]
+
+
+class Killed(Exception):
+    pass
+
+
+def predict(tiny, run: Path, name: str, after_batch=None, **settings) -> dict:
+    return generation.predict_file(*tiny, run / "datasets" / "phenotype_extraction" / "train.jsonl", run / name, settings.pop("identity", "m1"),
+                                   {"laterality": ["Right", "Left"]}, max_new_tokens=3, batch_size=5, after_batch=after_batch, **settings)
+
+
+def stop_after(n: int):
+    def after_batch(done: int) -> None:
+        if done == n:
+            raise Killed
+
+    return after_batch
+
+
+def without_seconds(path: Path) -> list[dict]:
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def test_a_killed_prediction_goes_on_and_equals_one_that_was_not(tiny, tiny_run):
+    whole = predict(tiny, tiny_run, "whole.jsonl")
+    with pytest.raises(Killed):
+        predict(tiny, tiny_run, "torn.jsonl", stop_after(2))
+    assert not (tiny_run / "torn.jsonl").exists()
+    with open(tiny_run / "torn.jsonl.partial", "a") as stream:
+        stream.write('{"example_id": "e1", "predic')  # the crash came in the middle of a write
+    batches = []
+    resumed = predict(tiny, tiny_run, "torn.jsonl", batches.append)
+    assert without_seconds(tiny_run / "torn.jsonl") == without_seconds(tiny_run / "whole.jsonl")
+    assert resumed["n"] == whole["n"] == 24 and not (tiny_run / "torn.jsonl.partial").exists() and batches == [1, 2, 3, 4, 5]
+
+
+def test_rows_are_the_contract_in_the_files_order(tiny, tiny_run):
+    outcome = predict(tiny, tiny_run, "out.jsonl")
+    rows = [json.loads(line) for line in (tiny_run / "out.jsonl").read_text().splitlines()]
+    assert [row["example_id"] for row in rows] == [f"e{i}" for i in range(24)]
+    assert set(rows[0]) == {"example_id", "prediction", "answers", "parsed", "new_tokens", "stop_reason", "seconds"}
+    assert outcome["unparsed"] == sum(row["parsed"] == "unparsed" for row in rows)
+
+
+def test_a_partial_of_another_model_is_not_continued(tiny, tiny_run, capsys):
+    with pytest.raises(Killed):
+        predict(tiny, tiny_run, "out.jsonl", stop_after(2), identity="another model")
+    predict(tiny, tiny_run, "out.jsonl")
+    assert "starting afresh" in capsys.readouterr().out
+
+
+def test_finished_files_are_kept_until_something_changes(tiny, tiny_run):
+    predict(tiny, tiny_run, "out.jsonl")
+    batches = []
+    predict(tiny, tiny_run, "out.jsonl", batches.append)
+    assert batches == []
+    predict(tiny, tiny_run, "out.jsonl", batches.append, decoding="rank")
+    assert len(batches) == 5
+    assert {json.loads(line)["prediction"] for line in (tiny_run / "out.jsonl").read_text().splitlines()} <= {"Right", "Left"}
+
+
+def test_unknown_decoding_is_refused(tiny, tiny_run):
+    with pytest.raises(UserError, match="greedy or rank"):
+        predict(tiny, tiny_run, "out.jsonl", decoding="beam")
