@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jinja2
@@ -19,6 +20,7 @@ import yaml
 from cancerllm_utils import summary
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
+from cancerllm_utils.paths import run_dir as folder_of
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
@@ -335,3 +337,13 @@ def _versions(records: list[dict]) -> str:
     if not versions:
         return ""
     return "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + f". Report written with Python {platform.python_version()}."
+
+
+if __name__ == "__main__":  # `make figures`
+    if len(sys.argv) != 3 or sys.argv[1] != "--figures":
+        sys.exit("usage: python -m cancerllm_utils.report --figures PROFILE")
+    try:
+        print(export_figures(folder_of(sys.argv[2])))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

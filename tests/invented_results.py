@@ -6,7 +6,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from cancerllm_utils import plots
 from cancerllm_utils.summary import SCORE_COLUMNS
 
 SYSTEMS = {("majority", "baseline"): 20, ("majority_by_cancer", "baseline"): 30, ("tfidf", "baseline"): 45, ("rules", "baseline"): 70,
@@ -93,6 +92,8 @@ def notebook(title: str, output: str) -> nbformat.NotebookNode:
 
 def write_run(run_dir, source: str = "synthetic"):
     """Write everything above as a run folder; returns it."""
+    from cancerllm_utils import plots  # seaborn takes a second, and the tests of tables and sentences draw nothing
+
     for folder in ["corpus", "results", "records", "notebooks", "figures", "models/tiny_base/cpt-sft"]:
         (run_dir / folder).mkdir(parents=True)
     notes(source).to_parquet(run_dir / "corpus" / "notes.parquet")

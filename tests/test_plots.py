@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
-import invented_results
 import pandas as pd
 import pytest
 
 from cancerllm_utils import plots
+from tests import invented_results
 
 SCORES = invented_results.scores()
 FIGURES = {
@@ -24,6 +25,11 @@ FIGURES = {
 }
 
 
+@cache
+def drawn(name):
+    return FIGURES[name]()
+
+
 def texts(fig) -> str:
     """Every word of a figure: titles, labels, ticks, legends, annotations."""
     out = []
@@ -36,14 +42,14 @@ def texts(fig) -> str:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_carries_its_n(name):
-    assert "n = " in texts(FIGURES[name]())
+    assert "n = " in texts(drawn(name))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_figure_stays_open(name):
     import matplotlib.pyplot as plt
 
-    FIGURES[name]()
+    drawn(name)
     assert plt.get_fignums() == []  # an open one would be shown a second time by the notebook
 
 
@@ -58,21 +64,21 @@ def test_an_empty_table_gives_a_figure_that_says_so(function, columns):
 
 
 def test_cohort_counts_patients_once():
-    fig = FIGURES["cohort"]()
+    fig = drawn("cohort")
     widths = [patch.get_width() for patch in fig.axes[0].patches]
     assert sum(widths) == 60  # 120 notes of 60 patients
     assert "BRCA (n = 20)" in texts(fig) and "training patients (n = 30)" in texts(fig)
 
 
 def test_coverage_counts_uncertain_as_not_stated_and_keeps_registry_apart():
-    fig = FIGURES["coverage"]()
+    fig = drawn("coverage")
     stated, registry = [[t.get_text() for t in ax.texts] for ax in fig.axes[:2]]
     assert stated[:3] == ["75"] * 3 and stated[3:] == ["100"] * 3  # rows: grade, laterality
     assert registry == ["100"] * 3 + ["0"] * 3
 
 
 def test_cpt_loss_prints_the_relative_change():
-    assert "\N{MINUS SIGN}25.0 %" in texts(FIGURES["cpt_loss"]()) and "n = 9,000 tokens" in texts(FIGURES["cpt_loss"]())
+    assert "\N{MINUS SIGN}25.0 %" in texts(drawn("cpt_loss")) and "n = 9,000 tokens" in texts(drawn("cpt_loss"))
 
 
 def test_leaderboard_draws_the_paper_only_where_it_is_told_to():
@@ -87,12 +93,12 @@ def test_leaderboard_shows_every_score():
 
 
 def test_ring_drop_goes_from_patients_to_sites_to_institutions():
-    line = next(c for c in FIGURES["ring_drop"]().axes[0].containers if c.get_label() == "tiny_base, cpt-sft")
+    line = next(c for c in drawn("ring_drop").axes[0].containers if c.get_label() == "tiny_base, cpt-sft")
     assert list(line.lines[0].get_ydata()) == [60, 55, 50]
 
 
 def test_field_accuracy_has_a_cell_per_field_and_system():
-    fig = FIGURES["field_accuracy"]()
+    fig = drawn("field_accuracy")
     assert len(fig.axes) == 1 and len(fig.axes[0].texts) == 3 * 7  # diagnosis_generation has one field and no panel
 
 
@@ -102,7 +108,7 @@ def test_systems_differ_without_colour():
 
 
 def test_save_writes_both_files_and_keeps_the_other_captions(tmp_path):
-    fig = FIGURES["cpt_loss"]()
+    fig = drawn("cpt_loss")
     assert plots.save(fig, tmp_path, "one", "First.") is fig
     svg = (tmp_path / "figures" / "one.svg").read_bytes()
     plots.save(FIGURES["cpt_loss"](), tmp_path, "two", "Second.")

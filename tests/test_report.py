@@ -5,12 +5,12 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import invented_results
 import pytest
 import yaml
 
 from cancerllm_utils import report
 from cancerllm_utils.errors import UserError
+from tests import invented_results
 
 EMPTY = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -18,6 +18,12 @@ EMPTY = {"meta", "img", "br", "hr", "link", "input"}
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return invented_results.write_run(tmp_path_factory.mktemp("runs") / "quick")
+
+
+@pytest.fixture(scope="module")
+def built(finished):
+    report.build_report(finished)
+    return finished / "report"
 
 
 @pytest.fixture
@@ -53,9 +59,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_pages_load_nothing_from_anywhere(run):
-    report.build_report(run)
-    for path in (run / "report").glob("*.html"):
+def test_pages_load_nothing_from_anywhere(built):
+    for path in built.glob("*.html"):
         page = Page(path.read_text())
         assert not page.all("script") and not page.all("link") and not page.all("iframe")
         assert all(image["src"].startswith("data:") for image in page.all("img"))
@@ -65,37 +70,35 @@ def test_pages_load_nothing_from_anywhere(run):
         assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_pages_are_accessible(run):
-    report.build_report(run)
-    for path in (run / "report").glob("*.html"):
+def test_pages_are_accessible(built):
+    for path in built.glob("*.html"):
         page = Page(path.read_text())
         assert page.all("html")[0]["lang"] == "en" and page.all("title") and len(page.all("h1")) == 1
         assert all(image["alt"] for image in page.all("img")) and all("scope" in cell for cell in page.all("th"))
-    index = Page((run / "report" / "index.html").read_text())
+    index = Page((built / "index.html").read_text())
     assert len(index.all("caption")) == len(index.all("table"))
     anchors = {attributes["id"] for _, attributes in index.tags if "id" in attributes}
     assert all(link["href"][1:] in anchors for link in index.all("a") if link["href"].startswith("#"))
 
 
-def test_links_lead_to_pages_without_code(run):
-    index = report.build_report(run)
-    links = [link["href"] for link in Page(index.read_text()).all("a") if link["href"].endswith(".html")]
+def test_links_lead_to_pages_without_code(built):
+    links = [link["href"] for link in Page((built / "index.html").read_text()).all("a") if link["href"].endswith(".html")]
     assert links == ["01_data_exploration.html", "04_instruction_tuning.cpt-sft.html"]
     for link in links:
-        text = (run / "report" / link).read_text()
+        text = (built / link).read_text()
         assert "hidden_code" not in text and "not guidance" in text
 
 
-def test_index_prints_results_and_provenance(run):
-    text = report.build_report(run).read_text()
+def test_index_prints_results_and_provenance(built):
+    text = (built / "index.html").read_text()
     for expected in ["Research on historical data, not guidance. Not for clinical use.", "60.0 (58.0 to 62.0)", "91.78", "abcdef123456", "cpu, 2 cores", "torch 2.13.0",
                      "Patients by cancer type &amp; ring.", "(Notebook 01_data_exploration)", "synthetic", "120 synthetic notes of 60 patients", "30 of 240 pairs"]:
         assert expected in text, expected
     assert text.index('id="cohort"') < text.index('id="leaderboard"')  # by notebook, although drawn the other way round
 
 
-def test_success_is_what_the_record_says(run):
-    text = report.build_report(run).read_text()
+def test_success_is_what_the_record_says(built):
+    text = (built / "index.html").read_text()
     assert "01_data_exploration; finished" in text and "04_instruction_tuning.cpt-sft; no record of success" in text
 
 
@@ -119,11 +122,10 @@ def test_passages_are_found_across_markup_but_not_in_tables_of_numbers():
 
 
 @pytest.mark.parametrize("missing", ["results", "records", "notebooks", "figures", "corpus"])
-def test_a_missing_step_is_said(run, missing):
-    complete = report.build_report(run).read_text().count('class="missing"')
+def test_a_missing_step_is_said(built, run, missing):
+    assert 'class="missing"' not in (built / "index.html").read_text()
     shutil.rmtree(run / missing)
-    text = report.build_report(run).read_text()
-    assert text.count('class="missing"') == complete + 1
+    assert report.build_report(run).read_text().count('class="missing"') == 1
 
 
 def test_an_empty_run_gives_a_page(tmp_path):

@@ -2,10 +2,10 @@
 
 import re
 
-import invented_results
 import pandas as pd
 
 from cancerllm_utils import summary
+from tests import invented_results
 
 SCORES = invented_results.scores()
 # Every number that may be printed as the paper's (its cohort included); a new one needs a source first.
