@@ -106,6 +106,7 @@ def cohort(notes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
         ax.barh(labels, counts[ring], left=left, color=PALETTE[RINGS.index(ring)], hatch=HATCHES[RINGS.index(ring)], edgecolor="white", linewidth=0.5,
                 label=f"{ring_name(ring)} (n = {counts[ring].sum():,})")
         left += counts[ring].to_numpy()
+    ax.margins(y=0.01)
     ax.set(xlabel="patients", title=f"Patients by cancer type and ring (n = {len(patients):,})")
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -41,7 +41,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     uncertain = pd.read_parquet(labels, columns=["evidence"])["evidence"].eq("uncertain") if labels.is_file() else None
     commits = list(dict.fromkeys(record["commit"] for record in records if record.get("commit")))
     shared = {
-        "css": (ASSETS / "report.css").read_text(encoding="utf-8"), "profile": run_dir.name, "commit": ", ".join(c[:12] for c in commits),
+        "css": (ASSETS / "report.css").read_text(encoding="utf-8"), "profile": run_dir.name, "commit": ", ".join(commits),
         "contains_text": report_text and not cohort["synthetic"],
     }
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
@@ -145,7 +145,7 @@ def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
             "name": path.stem,
             "title": title.replace("`", "").replace("*", ""),
             "page": f"{path.stem}.html",
-            "status": "finished" if path.stem in finished or path.stem.split(".")[0] in finished else "no record of success",
+            "status": "finished" if path.stem in finished else "no record of success",
             "body": ("" if heading else f"<h1>{html.escape(title)}</h1>") + _accessible(body, title),
         })
     return out
@@ -326,7 +326,7 @@ def _steps(records: list[dict]) -> pd.DataFrame:
     for record in records:
         seconds = record.get("seconds")
         rows.append([record["step"], str(record.get("started", "")), "" if seconds is None else f"{seconds:,.0f}", str(record.get("seed", "")), str(record.get("device", "")),
-                     str(record.get("commit", ""))[:12], "finished" if record.get("finished") else "did not finish"])
+                     str(record.get("commit", "")), "finished" if record.get("finished") else "did not finish"])
     return pd.DataFrame(rows, columns=["step", "started", "seconds", "seed", "device", "commit", "state"])
 
 

@@ -107,7 +107,7 @@ def write_run(run_dir, source: str = "synthetic"):
     nbformat.write(notebook("Who is in the cohort?", "a table"), run_dir / "notebooks" / "01_data_exploration.ipynb")
     nbformat.write(notebook("Instruction tuning", f"an excerpt: {SECRET}"), run_dir / "notebooks" / "04_instruction_tuning.cpt-sft.ipynb")
     for i, (step, figure) in enumerate([("01_data_exploration", "cohort"), ("06_evaluation", "leaderboard")]):
-        record = {"step": step, "params": {"seed": 1, "run_dir": "runs/x"}, "commit": "abcdef1234567890", "versions": {"torch": "2.13.0"}, "device": "cpu, 2 cores",
+        record = {"step": step, "params": {"seed": 1, "run_dir": "runs/x"}, "commit": "abcdef1234+changes", "versions": {"torch": "2.13.0"}, "device": "cpu, 2 cores",
                   "seed": 1, "seconds": 12.4, "inputs": {}, "outputs": {f"figures/{figure}.svg": "sha"}, "started": f"2026-01-0{i + 1}T10:00:00", "finished": "2026-01-03"}
         (run_dir / "records" / f"{step}.json").write_text(json.dumps(record))
     plots.save(plots.leaderboard(scores()), run_dir, "leaderboard", "Average F1 by task.")

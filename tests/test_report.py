@@ -91,7 +91,7 @@ def test_links_lead_to_pages_without_code(built):
 
 def test_index_prints_results_and_provenance(built):
     text = (built / "index.html").read_text()
-    for expected in ["Research on historical data, not guidance. Not for clinical use.", "60.0 (58.0 to 62.0)", "91.78", "abcdef123456", "cpu, 2 cores", "torch 2.13.0",
+    for expected in ["Research on historical data, not guidance. Not for clinical use.", "60.0 (58.0 to 62.0)", "91.78", "abcdef1234+changes", "cpu, 2 cores", "torch 2.13.0",
                      "Patients by cancer type &amp; ring.", "(Notebook 01_data_exploration)", "synthetic", "120 synthetic notes of 60 patients", "30 of 240 pairs"]:
         assert expected in text, expected
     assert text.index('id="cohort"') < text.index('id="leaderboard"')  # by notebook, although drawn the other way round
@@ -162,7 +162,7 @@ def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     (target / "gone.svg").write_text("<svg/>")
     text = report.export_figures(run, target).read_text()
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "cohort.png", "cohort.svg", "leaderboard.png", "leaderboard.svg"]
-    for expected in ["run `quick`", "commit `abcdef1234567890`", "Notebook: `06_evaluation`", "Average F1 by task.", "](cohort.svg)"]:
+    for expected in ["run `quick`", "commit `abcdef1234+changes`", "Notebook: `06_evaluation`", "Average F1 by task.", "](cohort.svg)"]:
         assert expected in text
     shutil.rmtree(run / "figures")
     with pytest.raises(UserError, match="no figure"):
