@@ -17,10 +17,9 @@ import jinja2
 import pandas as pd
 import yaml
 
-from cancerllm_utils import summary
+from cancerllm_utils import paths, summary
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
-from cancerllm_utils.paths import run_dir as folder_of
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
@@ -155,8 +154,9 @@ def _accessible(body: str, title: str) -> str:
     """Alternative texts for a notebook's images, which nbconvert leaves without, and header cells that say what they head."""
     body = re.sub(r'<img(?![^>]*\balt="(?!No description))(?P<rest>[^>]*?)(?:\s*alt="[^"]*")?(?P<end>[^>]*)>',
                   lambda m: f'<img alt="Figure in {html.escape(title)}; the text around it describes it"{m["rest"]}{m["end"]}>', body)
-    body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: m[0].replace("<th>", '<th scope="col">'), body)
-    return body.replace("<th>", '<th scope="row">')
+    header = r"<th(?![^>]*\bscope=)(?=[\s>])"
+    body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: re.sub(header, '<th scope="col"', m[0]), body)
+    return re.sub(header, '<th scope="row"', body)
 
 
 def pages_with_note_text(pages: dict[str, str], texts) -> list[str]:
@@ -339,11 +339,19 @@ def _versions(records: list[dict]) -> str:
     return "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + f". Report written with Python {platform.python_version()}."
 
 
-if __name__ == "__main__":  # `make figures`
-    if len(sys.argv) != 3 or sys.argv[1] != "--figures":
-        sys.exit("usage: python -m cancerllm_utils.report --figures PROFILE")
+def main(arguments: list[str]) -> Path:
+    """`RUN_DIR` writes that run's report, showing note text only where notebook 00 was run with report_text; `--figures PROFILE` copies its figures."""
+    if arguments[:1] == ["--figures"] and len(arguments) == 2:
+        return export_figures(paths.run_dir(arguments[1]))
+    if len(arguments) != 1:
+        raise UserError("Usage: python -m cancerllm_utils.report RUN_DIR, or --figures PROFILE.")
+    summary_step = [record for record in read_records(Path(arguments[0])) if record["step"] == "00_summary"]
+    return build_report(arguments[0], any(record["params"].get("report_text") is True for record in summary_step))
+
+
+if __name__ == "__main__":
     try:
-        print(export_figures(folder_of(sys.argv[2])))
+        print(main(sys.argv[1:]))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -156,6 +156,11 @@ def test_images_of_notebooks_get_a_text_and_keep_their_own():
     assert Page(body).all("img")[2]["src"] == "c"
 
 
+def test_header_cells_say_what_they_head():
+    table = '<table><thead><tr><th class="x">a</th></tr></thead><tbody><tr><th>1</th><th scope="row">2</th></tr></tbody></table>'
+    assert [cell["scope"] for cell in Page(report._accessible(table, "")).all("th")] == ["col", "row", "row"]
+
+
 def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     target = tmp_path / "figures"
     target.mkdir()
@@ -179,6 +184,18 @@ def test_model_card_has_front_matter_scores_and_limits(run):
     assert "can repeat passages" in report.model_card(as_real(run), "tiny_base", "cpt-sft").read_text()
     with pytest.raises(UserError, match="no such adapter"):
         report.model_card(run, "tiny_base", "sft")
+
+
+def test_command_follows_the_summary_notebooks_report_text(run):
+    as_real(run)
+    secret_page = run / "report" / "04_instruction_tuning.cpt-sft.html"
+    for allowed in [True, False]:
+        record = {"step": "00_summary", "params": {"report_text": allowed}, "started": "2026-01-09", "finished": "2026-01-09"}
+        (run / "records" / "00_summary.json").write_text(json.dumps(record))
+        assert report.main([str(run)]) == run / "report" / "index.html"
+        assert secret_page.exists() == allowed
+    with pytest.raises(UserError, match="Usage"):
+        report.main([])
 
 
 def test_outputs_may_be_a_list(run):
