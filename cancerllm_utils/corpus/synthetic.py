@@ -22,6 +22,9 @@ GENERATOR_VERSION = "1.0"
 HOSPITALS = yaml_of("hospitals")
 # field -> question (wording hint, without question mark), definition, values (allowed answers; None: open)
 SYNTHETIC_FIELDS = MEDICINE["fields"]
+PAIRS = {(histology, organ) for cancer in CANCERS.values() for histology in cancer["histologies"] for organ in cancer["organs"]}
+SYNTHETIC_FIELDS["histology"]["values"] = sorted({histology for histology, _ in PAIRS})
+SYNTHETIC_FIELDS["diagnosis"]["values"] = sorted(f"{histology} of the {organ}" for histology, organ in PAIRS)
 
 
 def generate(n_patients: int, seed: int) -> dict:
@@ -109,6 +112,7 @@ def make_patient(rng: random.Random, patient_id: str) -> dict:
         patient["nodes_examined"] = patient["nodes_positive"] + rng.randint(*cancer["nodes"])
     low, high = cancer["size"][t_stage]
     patient["cm"] = round(rng.triangular(low, high), 1)
+    patient["second_cm"], patient["third_cm"] = patient["cm"] * rng.uniform(0.6, 0.9), patient["cm"] * rng.uniform(0.35, 0.6)
     truth["tumor_size"] = f"{patient['cm']} cm"
     if sites:
         truth["tumor_site"] = rng.choice(list(sites))
