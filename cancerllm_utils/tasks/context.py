@@ -134,8 +134,8 @@ def _headings(kept: tuple[str, ...], dropped: tuple[str, ...]) -> re.Pattern:
 def findings_of(text: str, spec: dict) -> str:
     """The gross description of a report with the diagnosis masked ("" where nothing is left).
 
-    Sections under a diagnosis-like heading go; where a report has a gross section, only that stays; then every unit that holds a
-    histology stem goes. `spec` is the task's YAML (headings_kept, headings_dropped, histology_stems). Lines are units' breaks.
+    Sections under a diagnosis-like heading go; where a report has a gross section, only that stays; then every unit that names a
+    histology goes. `spec` is the task's YAML (headings_kept, headings_dropped, histology_stems, histology_words). One unit a line.
     """
     sections, kind, position = [], "", 0
     for match in _headings(tuple(spec["headings_kept"]), tuple(spec["headings_dropped"])).finditer(text):
@@ -145,20 +145,21 @@ def findings_of(text: str, spec: dict) -> str:
     gross = [body for kind, body in sections if kind == "kept"]
     bodies = gross or [body for kind, body in sections if kind != "dropped"]
     units = [" ".join(body[start:end].split()) for body in bodies for start, end in split_units(body)]
-    return "\n".join(unit for unit in units if not _holds_stem(unit, spec["histology_stems"]))
+    return "\n".join(unit for unit in units if not _names_histology(unit, spec))
 
 
-def _holds_stem(text: str, stems: list[str]) -> bool:
+def _names_histology(text: str, spec: dict) -> bool:
+    """A histology stem among the letters alone (so a word split by OCR counts), or one of the abbreviations as a word."""
     letters = re.sub(r"[^a-z]", "", text.lower())
-    return any(stem in letters for stem in stems)
+    return any(stem in letters for stem in spec["histology_stems"]) or not set(spec["histology_words"]).isdisjoint(re.findall(r"[a-z]+", text.lower()))
 
 
 def names_histology(context: str, diagnosis: str, spec: dict) -> bool:
     """Whether a masked context still names the gold histology: any of its telling words, OCR damage included (rapidfuzz ratio >= 85).
 
-    An upper bound: "capillary" counts as "papillary". Used to measure the leak, never to choose the context.
+    "capillary" counts as "papillary", so rather too much than too little. Used to measure the leak, never to choose the context.
     """
-    telling = [word for word in diagnosis.lower().split(" of the ")[0].split() if _holds_stem(word, spec["histology_stems"])]
+    telling = [word for word in diagnosis.lower().split(" of the ")[0].split() if _names_histology(word, spec)]
     letters = re.sub(r"[^a-z]", "", context.lower())
     words = [word for word in re.findall(r"[a-z]+", context.lower()) if len(word) >= 5]
     return any(word in letters for word in telling) or any(fuzz.ratio(word, other) >= 85 for word in telling for other in words)

@@ -14,6 +14,8 @@ def _rules() -> dict:
     """parse.yaml with its patterns compiled."""
     raw = yaml.safe_load((Path(__file__).with_suffix(".yaml")).read_text(encoding="utf-8"))
     compiled = {field: [(re.compile(pattern, re.IGNORECASE), template) for pattern, template in pairs] for field, pairs in raw["fields"].items()}
+    for field, others in raw["also"].items():
+        compiled[field] = compiled[field] + [pair for other in others for pair in compiled[other]]
     return {
         "lead_in": re.compile("(?:" + "|".join(raw["lead_ins"]) + ")", re.IGNORECASE),
         "not_stated": {_fold(text) for text in raw["not_stated"]},

@@ -65,10 +65,14 @@ def build_prompt(spec: dict, field: str, context: str) -> str:
 
 def allowed_values(field: str, corpus: str) -> list[str]:
     """The answers of a field ([] where it is open), by corpus: the synthetic cohort has the paper's eight, the others the registry's fields."""
-    from ..corpus import labels      # here, so that reading a task does not compile every label rule
+    # imported here, so that reading a task does not compile every label rule
+    if corpus == "synthetic":
+        from ..corpus.synthetic import SYNTHETIC_FIELDS
 
-    values = labels.SYNTHETIC_FIELD_VALUES if corpus == "synthetic" else labels.FIELD_VALUES
-    return list(values.get(field) or [])
+        return list(SYNTHETIC_FIELDS.get(field, {}).get("values") or [])
+    from ..corpus.labels import FIELD_VALUES
+
+    return list(FIELD_VALUES.get(field) or [])
 
 
 def prompt_hash(spec: dict) -> str:
