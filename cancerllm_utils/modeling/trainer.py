@@ -27,6 +27,9 @@ class NotesTrainer(SFTTrainer):
     took two and a half times as long. A test holds both losses and gradients together.
     """
 
+    def _send_telemetry(self):
+        """TRL reports every training run to huggingface.co; nothing about a run on patient notes leaves this machine."""
+
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if "row" not in self._signature_columns:

@@ -61,8 +61,8 @@ def continue_pretraining(
     done = train(trainer, run_identity)
     scores.append(score_texts(trainer.model, tokenizer, held_out, max_length, "after"))
 
-    table = pd.concat(scores, ignore_index=True).assign(model=entry["name"], stage=stage)
-    table = table[["model", "stage", "when", "split", "loss", "bits_per_byte", "tokens", "n_notes"]]
+    table = pd.DataFrame([{"model": entry["name"], "stage": stage, **row} for part in scores for row in part],
+                         columns=["model", "stage", "when", "split", "loss", "bits_per_byte", "tokens", "n_notes"])
     done = {**done, "trainable_parameters": count(trainer.model), "train_rows": len(rows)}
     if trainer.is_world_process_zero():
         model_dir = save_stage(trainer.model, run_dir, entry, stage, [], settings, place, done)
@@ -153,14 +153,16 @@ def lora_config(settings: dict) -> LoraConfig:
                       target_modules=settings["target_modules"], bias="none", task_type="CAUSAL_LM")
 
 
-def score_texts(model, tokenizer, held_out: dict[str, list[str]], max_length: int, when: str) -> pd.DataFrame:
-    """Loss and bits per byte of each named list of texts; prints one line per list."""
+def score_texts(model, tokenizer, held_out: dict[str, list[str]], max_length: int, when: str) -> list[dict]:
+    """Loss and bits per byte of each named list of texts, a row each; prints one line per list."""
     rows = []
     for name, texts in held_out.items():
         scores = text_loss(model, tokenizer, texts, max_length)
-        rows.append({"when": when, "split": name, "loss": scores["loss"], "bits_per_byte": scores["bits_per_byte"], "tokens": scores["tokens"], "n_notes": len(texts)})
-        print(f"{when}: {name} loss {scores['loss']:.3f}, {scores['bits_per_byte']:.3f} bits per byte ({len(texts)} texts, {scores['tokens']:,} tokens)", flush=True)
-    return pd.DataFrame(rows)
+        rows.append({"when": when, "split": name, "loss": scores["loss"], "bits_per_byte": scores["bits_per_byte"],
+                     "tokens": scores["tokens"], "n_notes": len(texts)})
+        print(f"{when}: {name} loss {scores['loss']:.3f}, {scores['bits_per_byte']:.3f} bits per byte ({len(texts)} texts, "
+              f"{scores['tokens']:,} tokens)", flush=True)
+    return rows
 
 
 def count(model) -> int:
