@@ -34,8 +34,8 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"folder {run_dir}: no such run. Start it with `make run`.")
-    records, cohort = read_records(run_dir), read_cohort(run_dir)
-    scores, captions = _csv(run_dir / "results" / "scores.csv"), read_captions(run_dir)
+    records, results = read_records(run_dir), summary.read_results(run_dir)
+    cohort, scores = read_cohort(run_dir), results["scores"]
     labels = run_dir / "corpus" / "labels.parquet"
     uncertain = pd.read_parquet(labels, columns=["evidence"])["evidence"].eq("uncertain") if labels.is_file() else None
     commits = list(dict.fromkeys(record["commit"] for record in records if record.get("commit")))
@@ -57,14 +57,14 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
         subject=_subject(cohort),
-        sentences=summary.sentences(_ranked(scores, cohort), _csv(run_dir / "results" / "cpt.csv"), _paired(run_dir, scores)),
-        scored=scores is not None,
+        sentences=summary.sentences(scores, results["cpt"], results["comparisons"]),
+        scored=not scores.empty,
         paper=paper["sources"]["both"],
-        headlines=_table(summary.headline_table(_ranked(scores, cohort), paper, cohort["synthetic"])),
+        headlines=_table(summary.headline_table(scores, paper, cohort["synthetic"])),
         cohort=_cohort_sentences(cohort, paper["cohort"]),
         flow=_table(read_flow(run_dir)),
         phenotypes=_table(summary.phenotype_sources(paper)),
-        figures=_figures(run_dir, captions, records),
+        figures=read_figures(run_dir),
         limits=_limits(scores, cohort, uncertain),
         notebooks=notebooks,
         steps=_table(_steps(records)),
@@ -106,10 +106,26 @@ def read_cohort(run_dir: Path) -> dict:
     }
 
 
-def read_captions(run_dir: Path) -> dict[str, str]:
-    """Figure name -> caption, as plots.save entered them; empty without figures."""
+def read_figures(run_dir: Path) -> list[dict]:
+    """Figures that plots.save wrote, as name, file, alt, caption, notebook, uri; by notebook, then in the order in which they were drawn.
+
+    The notebook is the executed one whose code saves the figure, "" where there is none.
+    """
     path = run_dir / "figures" / "captions.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    code = {notebook.stem: notebook.read_text(encoding="utf-8") for notebook in sorted((run_dir / "notebooks").glob("*.ipynb"))}
+    out = []
+    for name, caption in captions.items():
+        path = next((p for ending in ["svg", "png"] if (p := run_dir / "figures" / f"{name}.{ending}").is_file()), None)
+        if path is None:
+            continue
+        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+        saved = re.compile(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"")  # the notebook file is JSON: quotes in code are escaped
+        out.append({
+            "name": name, "file": path.name, "caption": caption, "notebook": next((stem for stem, text in code.items() if saved.search(text)), ""),
+            "alt": f"Figure: {name.replace('_', ' ')}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
+        })
+    return sorted(out, key=lambda figure: figure["notebook"])
 
 
 def read_flow(run_dir: Path) -> pd.DataFrame | None:
@@ -184,8 +200,7 @@ def export_figures(run_dir: str | Path, target: Path = FIGURES) -> Path:
     Raises UserError when the run has no figure. Figures there that this run does not have are removed.
     """
     run_dir = Path(run_dir)
-    captions, records = read_captions(run_dir), read_records(run_dir)
-    figures = _figures(run_dir, captions, records)
+    records, figures = read_records(run_dir), read_figures(run_dir)
     if not figures:
         raise UserError(f"folder {run_dir / 'figures'}: no figure with a caption. Finish the run first.")
     target.mkdir(parents=True, exist_ok=True)
@@ -212,8 +227,7 @@ def model_card(run_dir: str | Path, model: str, stage: str) -> Path:
         raise UserError(f"folder {folder}: no such adapter. Train the stage first.")
     # Read here rather than through modeling.models, which imports torch.
     entry = yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8")).get(model, {})
-    cohort, records = read_cohort(run_dir), read_records(run_dir)
-    scores, synthetic = _csv(run_dir / "results" / "scores.csv"), cohort["synthetic"]
+    cohort, records, scores = read_cohort(run_dir), read_records(run_dir), summary.read_results(run_dir)["scores"]
     front = {
         "base_model": entry.get("hub_id", model),
         "library_name": "peft", "pipeline_tag": "text-generation", "language": "en",
@@ -227,27 +241,14 @@ def model_card(run_dir: str | Path, model: str, stage: str) -> Path:
              *_cohort_sentences(cohort, None), "", "## Intended use", "",
              "Research on extracting phenotypes and diagnoses from oncology notes, and as a starting point for tuning on notes of one's own.", "",
              "## Limits", "", *(f"- {sentence}" for sentence in _limits(scores, cohort, None))]
-    if not synthetic:
+    if not cohort["synthetic"]:
         lines.append("- Trained on report text: an adapter can repeat passages of its training notes. Share it only as you would share the notes.")
     lines += ["", "## Scores", ""]
-    own = None if scores is None else scores[(scores["model"] == model) & (scores["stage"] == stage)]
-    rows = [] if own is None or own.empty else list(summary.headline(own).itertuples())
+    rows = list(summary.headline(scores[(scores["model"] == model) & (scores["stage"] == stage)]).itertuples())
     lines += ["| task | test set | average F1 (95 % interval) | n |", "|---|---|---|---|"] if rows else ["Not scored yet."]
     lines += [f"| {summary.task_name(r.task)} | {summary.ring_name(r.split)} | {r.f1:.1f} ({r.f1_low:.1f} to {r.f1_high:.1f}) | {int(r.n):,} |" for r in rows]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "README.md"
-
-
-def _csv(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
-
-
-def _paired(run_dir: Path, scores: pd.DataFrame | None) -> pd.DataFrame | None:
-    return summary.paired(run_dir, scores) if scores is not None and (run_dir / "results" / "examples.parquet").is_file() else None
-
-
-def _ranked(scores: pd.DataFrame | None, cohort: dict) -> pd.DataFrame | None:
-    return None if scores is None else summary.without_label_source(scores, cohort["synthetic"])
 
 
 def _table(frame: pd.DataFrame | None) -> dict | None:
@@ -283,28 +284,7 @@ def _cohort_sentences(cohort: dict, paper: dict | None) -> list[str]:
     return out
 
 
-def _notebook_of(figure: str, records: list[dict]) -> str:
-    """The step whose record lists the figure among its outputs (a list of paths, or a dict by path)."""
-    found = [r["step"] for r in records if any(Path(str(o)).stem == figure and "figures" in Path(str(o)).parts for o in r.get("outputs") or [])]
-    return found[-1] if found else ""
-
-
-def _figures(run_dir: Path, captions: dict[str, str], records: list[dict]) -> list[dict]:
-    """Figures with captions as name, file, alt, caption, notebook, uri; by notebook, then in the order in which they were drawn."""
-    out = []
-    for name, caption in captions.items():
-        path = next((p for ending in ["svg", "png"] if (p := run_dir / "figures" / f"{name}.{ending}").is_file()), None)
-        if path is None:
-            continue
-        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-        out.append({
-            "name": name, "file": path.name, "caption": caption, "notebook": _notebook_of(name, records),
-            "alt": f"Figure: {name.replace('_', ' ')}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
-        })
-    return sorted(out, key=lambda figure: figure["notebook"])
-
-
-def _limits(scores: pd.DataFrame | None, cohort: dict, uncertain: pd.Series | None) -> list[str]:
+def _limits(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | None) -> list[str]:
     out = ["Reading what a note says is not deciding what is true: a right answer here agrees with a record, it is not a diagnosis.",
            "The intervals cover the choice of patients only; training again with another seed moves the scores as well."]
     if cohort["synthetic"]:
@@ -314,7 +294,7 @@ def _limits(scores: pd.DataFrame | None, cohort: dict, uncertain: pd.Series | No
         out.append("What a report states was decided by rules, with a registry beside them; both contain errors, and a silent registry does not mean a silent report.")
     if uncertain is not None:
         out.append(f"{uncertain.sum():,} of {len(uncertain):,} pairs of note and field could not be decided and are left out of the extraction scores.")
-    if scores is not None and not scores.empty:
+    if not scores.empty:
         rows = summary.headline(scores)
         answers = rows[rows["stage"] != "baseline"]
         out.append(f"{int(answers['unparsed'].sum()):,} of {int(answers['n'].sum()):,} answers of the language models could not be read; they count as wrong.")

@@ -1,4 +1,6 @@
-"""What a run shows, as tables and sentences: pure functions of result tables, used by the summary notebook and by the report."""
+"""What a run shows, as tables and sentences: functions of result tables, used by the summary notebook and by the report."""
+
+from pathlib import Path
 
 import pandas as pd
 import yaml
@@ -40,7 +42,22 @@ METRIC_NAMES = {
 }
 SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
                  "f1_low", "f1_high", "n", "unparsed", "seed"]
+COMPARISON_COLUMNS = ["a", "b", "task", "split", "difference", "low", "high", "n"]
 NOT_RUN = "not run"
+
+
+def read_results(run_dir: str | Path) -> dict:
+    """A run's result tables as scores, cpt, comparisons (see `paired`), and synthetic: True only when every note comes from the generator.
+
+    A table whose step was not run is empty but has its columns.
+    """
+    folder, notes = Path(run_dir) / "results", Path(run_dir) / "corpus" / "notes.parquet"
+    files = {"scores": SCORE_COLUMNS, "cpt": ["when", "split", "loss", "bits_per_byte", "tokens"]}
+    results = {name: pd.read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else pd.DataFrame(columns=columns) for name, columns in files.items()}
+    stored = not results["scores"].empty and (folder / "examples.parquet").is_file()
+    results["comparisons"] = paired(run_dir, results["scores"]) if stored else pd.DataFrame(columns=COMPARISON_COLUMNS)
+    source = pd.read_parquet(notes, columns=["source"])["source"] if notes.is_file() else pd.Series(dtype=str)
+    return results | {"synthetic": len(source) > 0 and bool(source.str.startswith("synthetic").all())}
 
 
 def load_paper_values() -> dict:
@@ -111,13 +128,6 @@ def main_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:
     return list(best.items())
 
 
-def without_label_source(scores: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
-    """Score rows that may be ranked. On real reports the label rules made the gold of extraction, so they would be ranked against themselves."""
-    if synthetic:
-        return scores
-    return scores[~((scores["model"] == "rules") & (scores["stage"] == "baseline") & (scores["task"] == "phenotype_extraction"))]
-
-
 def paper_references(model: str, synthetic: bool, values: dict | None = None) -> dict[str, float]:
     """Task -> the paper's average F1, only where a run of this base model on this kind of notes may be held against it; else empty."""
     values = values or load_paper_values()
@@ -165,14 +175,13 @@ def _beside(entry: dict, scores: pd.DataFrame, system: tuple[str, str], split: s
     return (_signed(value) if other else f"{value:.1f}"), n
 
 
-def headline_table(scores: pd.DataFrame | None, paper_values: dict | None = None, synthetic: bool = False) -> pd.DataFrame:
+def headline_table(scores: pd.DataFrame, paper_values: dict | None = None, synthetic: bool = False) -> pd.DataFrame:
     """Every headline of the paper beside this run's own number, then this run's headlines that the paper does not have.
 
-    scores: scores.csv, or None when nothing was scored. Returns strings: what, test set, metric, system, this run (95 % interval), n, paper,
+    scores: scores.csv, empty when nothing was scored. Returns strings: what, test set, metric, system, this run (95 % interval), n, paper,
     comparable (yes | no), why. Points from 0 to 100; a number that was not computed reads "not run".
     """
     values = paper_values or load_paper_values()
-    scores = pd.DataFrame(columns=SCORE_COLUMNS) if scores is None else scores
     systems = main_systems(scores) or [("", "")]
     split = main_split(scores)
     rows, shown = [], set()
@@ -202,6 +211,42 @@ def headline_table(scores: pd.DataFrame | None, paper_values: dict | None = None
     return pd.DataFrame(rows, columns=["what", "test set", "metric", "system", "this run", "n", "paper", "comparable", "why"])
 
 
+def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False) -> pd.DataFrame:
+    """Average F1 with its 95 % interval by task and system, one column per test set, n in its head; then value accuracy and false answers (%).
+
+    On real reports the label rules made the gold of extraction: they stand there as the labels' source, without a score.
+    """
+    rings = [ring for ring in [main_split(scores), "external_site", "external"] if ring in set(scores["split"])]
+    rows = headline(scores, splits=rings)
+    extra = {metric: headline(scores, metric, "clinical", rings[:1]) for metric in ["value_accuracy", "false_answer"]}
+    out = []
+    for task, part in rows.groupby("task", sort=False):
+        for model, stage in system_order(part):
+            line = {"task": task_name(task), "system": model_name(model, stage)}
+            for ring in rings:
+                row = _one(part, model=model, stage=stage, split=ring)
+                line[ring_name(ring)] = "" if row is None else f"{_points(row)}, n = {int(row['n']):,}"
+            for metric, table in extra.items():
+                row = _one(table, model=model, stage=stage, task=task)
+                line[METRIC_NAMES[metric]] = "" if row is None or pd.isna(row["f1"]) else f"{row['f1']:.1f}"
+            out.append(line)
+        if task == "phenotype_extraction" and not synthetic:
+            out.append({"task": task_name(task), "system": BASELINES["rules"], **{ring_name(ring): "the labels' source, not ranked" for ring in rings}})
+    columns = ["task", "system", *(ring_name(ring) for ring in rings), *(METRIC_NAMES[metric] for metric in extra)]
+    return pd.DataFrame(out, columns=columns).fillna("")
+
+
+def field_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Value accuracy (%) by task and field, one column per system, on the main test set; n is the number of questions."""
+    rows = scores[(scores["metric"] == "value_accuracy") & (scores["split"] == main_split(scores)) & (scores["variant"] == "all")
+                  & (scores["subgroup"] == "all") & (scores["field"] != "all")]
+    rows = rows.assign(system=[model_name(*pair) for pair in zip(rows["model"], rows["stage"])], task=rows["task"].map(task_name))
+    wide = rows.pivot_table(index=["task", "field"], columns="system", values="f1", sort=False)
+    wide.insert(0, "n", rows.groupby(["task", "field"])["n"].max())
+    systems = dict.fromkeys(model_name(*system) for system in system_order(rows))
+    return wide.reindex(columns=["n", *systems]).reset_index().rename_axis(columns=None).round(1)
+
+
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
@@ -210,11 +255,11 @@ def _apart(a: pd.Series, b: pd.Series) -> str:
     return "intervals apart" if a["f1_low"] > b["f1_high"] or b["f1_low"] > a["f1_high"] else "intervals overlap"
 
 
-def paired(run_dir, scores: pd.DataFrame) -> pd.DataFrame:
+def paired(run_dir: str | Path, scores: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of each model's headline stage to its other stages and to the baselines, on the main test set.
 
-    Returns a, b ("model/stage"), task, split, difference, low, high (points of average F1), n. The one function here that reads a file: the
-    stored per-example scores (results/examples.parquet), which it does not score again.
+    Returns a, b ("model/stage"), task, split, difference, low, high (points of average F1), n. It reads the stored per-example scores
+    (results/examples.parquet) and does not score again.
     """
     from cancerllm_utils.evaluation.score import compare
 
@@ -228,7 +273,7 @@ def paired(run_dir, scores: pd.DataFrame) -> pd.DataFrame:
                     subgroup = "headline" if task == "phenotype_extraction" else "all"
                     rows.append({"a": "/".join(system), "b": "/".join(other), "task": task, "split": split,
                                  **compare(run_dir, system, other, task, split, subgroup=subgroup)})
-    return pd.DataFrame(rows, columns=["a", "b", "task", "split", "difference", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
 def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None) -> str:
@@ -243,14 +288,10 @@ def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str]
     return f"{_signed(pair['difference'])} points (95 % interval {_signed(pair['low'])} to {_signed(pair['high'])}, paired by patient: {verdict})"
 
 
-def sentences(scores: pd.DataFrame | None, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None) -> list[str]:
-    """The run's findings, every number printed from the tables.
-
-    scores: scores.csv; cpt: cpt.csv (when, split, loss, bits_per_byte, tokens); comparisons: what `paired` returns. What a missing table would
-    have said is left out; without scores one sentence says so.
-    """
+def sentences(scores: pd.DataFrame, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None) -> list[str]:
+    """The run's findings, every number printed from the tables that `read_results` returns; without scores one sentence says so."""
     out = []
-    if scores is None or scores.empty:
+    if scores.empty:
         out.append("No predictions were scored in this run: there is nothing to say about its answers yet.")
     elif not main_systems(scores):
         out.append("No language model was scored in this run: the numbers are those of the baselines.")

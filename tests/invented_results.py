@@ -80,9 +80,9 @@ def labels() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patient_id", "note_id", "field", "evidence", "stated_value", "registry_value"])
 
 
-def notebook(title: str, output: str) -> nbformat.NotebookNode:
+def notebook(title: str, output: str, figure: str) -> nbformat.NotebookNode:
     """An executed notebook: a heading, one code cell with an HTML table and a stream output."""
-    code = nbformat.v4.new_code_cell("hidden_code = 1", outputs=[
+    code = nbformat.v4.new_code_cell(f'hidden_code = 1\nplots.save(plots.one(scores), run, "{figure}", "A caption.")', outputs=[
         nbformat.v4.new_output("display_data", data={"text/html": '<table class="dataframe"><thead><tr><th>a</th></tr></thead></table>', "text/plain": "a"}),
         nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}),
         nbformat.v4.new_output("stream", name="stdout", text=output),
@@ -104,11 +104,11 @@ def write_run(run_dir, source: str = "synthetic"):
     scores().to_csv(run_dir / "results" / "scores.csv", index=False)
     cpt().to_csv(run_dir / "results" / "cpt.csv", index=False)
     curve().to_csv(run_dir / "results" / "learning_curve.csv", index=False)
-    nbformat.write(notebook("Who is in the cohort?", "a table"), run_dir / "notebooks" / "01_data_exploration.ipynb")
-    nbformat.write(notebook("Instruction tuning", f"an excerpt: {SECRET}"), run_dir / "notebooks" / "04_instruction_tuning.cpt-sft.ipynb")
-    for i, (step, figure) in enumerate([("01_data_exploration", "cohort"), ("06_evaluation", "leaderboard")]):
+    nbformat.write(notebook("Who is in the cohort?", "a table", "cohort"), run_dir / "notebooks" / "01_data_exploration.ipynb")
+    nbformat.write(notebook("Instruction tuning", f"an excerpt: {SECRET}", "leaderboard"), run_dir / "notebooks" / "04_instruction_tuning.cpt-sft.ipynb")
+    for i, step in enumerate(["01_data_exploration", "06_evaluation"]):
         record = {"step": step, "params": {"seed": 1, "run_dir": "runs/x"}, "commit": "abcdef1234+changes", "versions": {"torch": "2.13.0"}, "device": "cpu, 2 cores",
-                  "seed": 1, "seconds": 12.4, "inputs": {}, "outputs": {f"figures/{figure}.svg": "sha"}, "started": f"2026-01-0{i + 1}T10:00:00", "finished": "2026-01-03"}
+                  "seed": 1, "seconds": 12.4, "inputs": {}, "outputs": {}, "started": f"2026-01-0{i + 1}T10:00:00", "finished": "2026-01-03"}
         (run_dir / "records" / f"{step}.json").write_text(json.dumps(record))
     plots.save(plots.leaderboard(scores()), run_dir, "leaderboard", "Average F1 by task.")
     plots.save(plots.cohort(notes(), splits()), run_dir, "cohort", "Patients by cancer type & ring.")

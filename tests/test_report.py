@@ -167,7 +167,7 @@ def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     (target / "gone.svg").write_text("<svg/>")
     text = report.export_figures(run, target).read_text()
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "cohort.png", "cohort.svg", "leaderboard.png", "leaderboard.svg"]
-    for expected in ["run `quick`", "commit `abcdef1234+changes`", "Notebook: `06_evaluation`", "Average F1 by task.", "](cohort.svg)"]:
+    for expected in ["run `quick`", "commit `abcdef1234+changes`", "Notebook: `01_data_exploration`", "Notebook: `04_instruction_tuning.cpt-sft`", "Average F1 by task.", "](cohort.svg)"]:
         assert expected in text
     shutil.rmtree(run / "figures")
     with pytest.raises(UserError, match="no figure"):
@@ -196,9 +196,3 @@ def test_command_follows_the_summary_notebooks_report_text(run):
         assert secret_page.exists() == allowed
     with pytest.raises(UserError, match="Usage"):
         report.main([])
-
-
-def test_outputs_may_be_a_list(run):
-    record = json.loads((run / "records" / "06_evaluation.json").read_text())
-    record["outputs"] = ["results/scores.csv", "figures/leaderboard.png"]
-    assert report._notebook_of("leaderboard", [record]) == "06_evaluation" and report._notebook_of("scores", [record]) == ""
