@@ -29,3 +29,11 @@ def runs_dir() -> Path:
 def run_dir(profile: str) -> Path:
     """Folder in which everything of one profile's run lies."""
     return runs_dir() / profile
+
+
+def resolve_run(folder: str) -> Path:
+    """Absolute folder of a run from a notebook's `run_dir`: absolute as it is, `runs/x` below the runs folder, so that it does not depend on where Jupyter was started."""
+    path = Path(folder).expanduser()
+    if path.is_absolute():
+        return path
+    return runs_dir() / path.relative_to("runs") if path.parts[:1] == ("runs",) else ROOT / path

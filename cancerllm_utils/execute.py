@@ -1,0 +1,102 @@
+"""Run one notebook as one job: the package's thin call of papermill, and which files a notebook's result depends on."""
+
+import ast
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from cancerllm_utils import paths
+from cancerllm_utils.errors import UserError
+
+
+def run_notebook(job: str, profile_run: Path) -> Path:
+    """Execute the notebook of `job` with runs/<profile>/params/<job>.yaml and return the executed copy under runs/<profile>/notebooks/.
+
+    The kernel talks over a private IPC path (papermill's default is plain text over TCP; IPC without a path of its own collides between kernels).
+    What the notebook prints is streamed to the terminal. Raises UserError with one sentence when the notebook fails or its kernel dies.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    parameters = yaml.safe_load((profile_run / "params" / f"{job}.yaml").read_text(encoding="utf-8"))
+    source = paths.NOTEBOOKS / f"{job.partition('.')[0]}.ipynb"
+    target = profile_run / "notebooks" / f"{job}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cllm") as folder:
+        try:
+            papermill.execute_notebook(
+                source, target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.NOTEBOOKS,
+                stdout_file=sys.stdout, stderr_file=sys.stderr, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/k"}}),
+            )  # fmt: skip
+        except PapermillExecutionError as error:
+            if error.ename in ("UserError", "KeyboardInterrupt"):
+                raise UserError(f"{job}: {error.evalue}") from None
+            # the error's own text may quote data: the executed notebook, which stays in the run's folder, has it in full
+            raise UserError(f"{job} stopped with {error.ename}. The executed notebook has the full message: {target}") from None
+        except DeadKernelError:
+            raise UserError(f"The kernel of {job} died (killed, or out of memory). Nothing is lost: run the same command again and it continues.") from None
+    return target
+
+
+def modules_used(notebook: str) -> list[Path]:
+    """The package files that a notebook's result depends on: modules it imports, directly or through others, and the YAML word lists that they name."""
+    import nbformat
+
+    code = "\n".join(cell.source for cell in nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code")
+    found, waiting = set(), imported(code, None)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting |= imported(module.read_text(encoding="utf-8"), module)
+    # what runs a notebook does not change what it finds
+    found -= {paths.PACKAGE / f"{name}.py" for name in ("cli", "execute", "params", "record", "paths", "errors", "__init__")}
+    lists = {y for m in found for y in m.parent.glob("*.yaml") if y.name in m.read_text(encoding="utf-8") or m.parent.name == "tasks"}
+    return sorted(found | lists)
+
+
+def data_fingerprint(values: dict) -> str:
+    """Names, sizes and times of the public data files that a step reads: new data reruns it. Empty where a step reads none."""
+    if values.get("corpus") != "tcga" and not values.get("train_base"):
+        return ""
+    folder = paths.data_dir(values.get("data_dir", ""))
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    state = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+    return hashlib.sha256(f"{folder}\n{state}".encode()).hexdigest()
+
+
+def imported(code: str, module: Path | None) -> set[Path]:
+    """Files of this package that a piece of Python imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = module.relative_to(paths.ROOT).parent.parts if module and node.level else ()  # `from .task import x`
+            name = ".".join([*above[: len(above) + 1 - node.level], *([node.module] if node.module else [])])
+            names |= {name} | {f"{name}.{alias.name}" for alias in node.names}
+    files = set()
+    for name in names:
+        if name.split(".")[0] == paths.PACKAGE.name:
+            path = paths.ROOT / Path(*name.split("."))
+            files |= {candidate for candidate in (path.with_suffix(".py"), path / "__init__.py") if candidate.is_file()}
+    return files
+
+
+def main(job: str, profile_run: str) -> int:
+    """Entry point of a Snakemake job: 0, or 2 with one sentence on stderr."""
+    try:
+        run_notebook(job, Path(profile_run))
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
