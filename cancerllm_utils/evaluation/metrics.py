@@ -182,10 +182,3 @@ def value_scores(answers: list[str], parsed: str) -> dict:
         "false_answer": None if stated else float(gives_value),
         "miss": float(not gives_value) if stated else None,
     }
-
-
-def macro_f1(gold: list, predicted: list) -> float:
-    """Unweighted mean over the classes that occur in gold of the class-wise F1, in [0, 1]; scikit-learn's definition with these labels."""
-    from sklearn.metrics import f1_score  # slow to import, and `score` does not need it
-
-    return float(f1_score(gold, predicted, labels=sorted(set(gold)), average="macro", zero_division=0))

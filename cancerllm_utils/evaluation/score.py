@@ -18,7 +18,7 @@ import pandas as pd
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import stats
-from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, macro_f1, value_scores
+from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, value_scores
 from cancerllm_utils.paths import ROOT
 
 SCORE_COLUMNS = [
@@ -171,8 +171,12 @@ def _dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
     return data[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "answers"]]
 
 
-def _scored_examples(path: Path, data: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of one file with their example's columns and every score: "<family> <metric> <p|r|f1>" and the value metrics, 0-1."""
+def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """Predictions of one file joined with their examples, and what is computed from them, as arrays with one row per prediction.
+
+    numbers (n, metrics, 3): precision, recall, F1 of ALL_METRICS; values (n, VALUE_METRICS), NaN where not asked; both in points.
+    gold, predicted: class numbers; patient: numbers in the order of the names; unparsed: flags.
+    """
     frame = _table(path, PREDICTION_KEYS)
     frame = frame[[c for c in (*PREDICTION_KEYS, "stop_reason") if c in frame]]
     frame = frame.merge(data, on="example_id", how="left", suffixes=("", "_data"), validate="one_to_one")
@@ -184,52 +188,55 @@ def _scored_examples(path: Path, data: pd.DataFrame) -> pd.DataFrame:
         )
     # A parsed answer is the answer; what could not be parsed is scored as the model wrote it.
     scored = frame.prediction.where(frame.parsed == UNPARSED, frame.parsed)
-    names = [f"{family} {metric} {part}" for family, metric in ALL_METRICS for part in ("p", "r", "f1")]
-    numbers = pd.DataFrame([_numbers(a, p, ALL_METRICS) for a, p in zip(frame.answers, scored)], columns=names)
+    numbers = np.array([_numbers(a, p, ALL_METRICS) for a, p in zip(frame.answers, scored)]).reshape(len(frame), -1, 3)
     values = pd.DataFrame([value_scores(a, p) for a, p in zip(frame.answers, frame.parsed)], dtype=float)
     # Only a model that generates stops: for a baseline or a ranking every stop_reason is "" and the share is undefined.
     reasons = frame.stop_reason.fillna("") if "stop_reason" in frame else pd.Series("", index=frame.index)
     values["eos_share"] = (reasons == "eos").astype(float).where(reasons != "")
-    frame["gold"] = ["; ".join(answers) for answers in frame.answers]
-    kept = frame[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "gold", "parsed"]]
-    return pd.concat([kept, numbers, values], axis=1)
+    # A class is a value of one field. A right answer in other words ("2.5cm") belongs to its gold class.
+    gold = frame.field + "=" + frame.answers.map("; ".join)
+    predicted = gold.where(values.value_accuracy == 1, frame.field + "=" + frame.parsed)
+    classes = pd.factorize(pd.concat([gold, predicted]))[0].reshape(2, -1)
+    return frame, {
+        "numbers": 100 * numbers,
+        "values": 100 * values[VALUE_METRICS].to_numpy(),
+        "gold": classes[0],
+        "predicted": classes[1],
+        "patient": pd.factorize(frame.patient_id, sort=True)[0],
+        "unparsed": (frame.parsed == UNPARSED).to_numpy(),
+    }
 
 
-def _group_rows(group: pd.DataFrame, n_resamples: int, seed: int) -> list[dict]:
-    """All score rows of one group of examples, without the columns that name the group."""
-    patients = group.patient_id.to_numpy()
-    shared = {"n": len(group), "unparsed": int((group.parsed == UNPARSED).sum())}
-    numbers = 100 * group[[f"{f} {m} {part}" for f, m in ALL_METRICS for part in ("p", "r", "f1")]].to_numpy()
-    means = numbers.mean(axis=0).reshape(-1, 3)
-    low, high = stats.cluster_bootstrap(numbers[:, 2::3], patients, n_resamples, seed)
+def _group_rows(group: dict, n_resamples: int, seed: int) -> list[dict]:
+    """All score rows of one group of examples (arrays of _scored_examples), without the columns that name the group."""
+    patients, shared = group["patient"], {"n": len(group["patient"]), "unparsed": int(group["unparsed"].sum())}
+    means = group["numbers"].mean(axis=0)
+    low, high = stats.cluster_bootstrap(group["numbers"][:, :, 2], patients, n_resamples, seed)
     rows = [
         {"family": f, "metric": m, "precision": p, "recall": r, "f1": f1, "f1_low": low[i], "f1_high": high[i], **shared}
         for i, ((f, m), (p, r, f1)) in enumerate(zip(ALL_METRICS, means))
     ]
-    for metric in VALUE_METRICS:
-        values = 100 * group[metric].to_numpy()
-        asked = ~np.isnan(values)  # false_answer is asked only where the gold is "not stated", miss only where it is a value
-        if asked.any():
-            low, high = stats.cluster_bootstrap(values[asked], patients[asked], n_resamples, seed)
-            rows.append({"family": "clinical", "metric": metric, "f1": values[asked].mean(), "f1_low": low, "f1_high": high, **shared, "n": int(asked.sum())})
-    # A class is a value of one field. A right answer in other words ("2.5cm") belongs to its gold class.
-    gold = (group.field + "=" + group.gold).tolist()
-    predicted = (group.field + "=" + group.parsed.where(group.value_accuracy == 0, group.gold)).tolist()
-    low, high = stats.macro_f1_interval(gold, predicted, patients, n_resamples, seed)
-    rows.append({"family": "clinical", "metric": "macro_f1", "f1": 100 * macro_f1(gold, predicted), "f1_low": 100 * low, "f1_high": 100 * high, **shared})
+    low, high = stats.cluster_bootstrap(group["values"], patients, n_resamples, seed)
+    for i, metric in enumerate(VALUE_METRICS):
+        asked = group["values"][~np.isnan(group["values"][:, i]), i]  # false_answer: gold "not stated" only; miss: gold values only
+        if len(asked):
+            row = {"family": "clinical", "metric": metric, "f1": asked.mean(), "f1_low": low[i], "f1_high": high[i]}
+            rows.append(row | shared | {"n": len(asked)})
+    f1, low, high = (100 * x for x in stats.macro_f1(group["gold"], group["predicted"], patients, n_resamples, seed))
+    rows.append({"family": "clinical", "metric": "macro_f1", "f1": f1, "f1_low": low, "f1_high": high, **shared})
     return rows
 
 
-def _groups(examples: pd.DataFrame):
-    """Yield (variant, field, subgroup, examples) for everything, then each variant, field and the headline items of each."""
-    variants = ["all", *sorted(v for v in examples.variant.unique() if v)]
-    for variant in variants:
-        of_variant = examples if variant == "all" else examples[examples.variant == variant]
-        for field in ["all", *sorted(of_variant.field.unique())]:
-            group = of_variant if field == "all" else of_variant[of_variant.field == field]
-            yield variant, field, "all", group
-            if group.headline.any():
-                yield variant, field, "headline", group[group.headline.astype(bool)]
+def _groups(frame: pd.DataFrame):
+    """Yield (variant, field, subgroup, mask) for everything, then each variant, field and the headline items of each."""
+    headline = frame.headline.to_numpy(dtype=bool)
+    for variant in ["all", *sorted(v for v in frame.variant.unique() if v)]:
+        of_variant = np.ones(len(frame), dtype=bool) if variant == "all" else (frame.variant == variant).to_numpy()
+        for field in ["all", *sorted(frame.field[of_variant].unique())]:
+            mask = of_variant if field == "all" else of_variant & (frame.field == field).to_numpy()
+            yield variant, field, "all", mask
+            if (mask & headline).any():
+                yield variant, field, "headline", mask & headline
 
 
 def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") -> pd.DataFrame:
@@ -250,21 +257,20 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         if (task, split) not in datasets:
             datasets[task, split] = _dataset(run_dir, task, split)
-        scored = _scored_examples(path, datasets[task, split])
+        frame, arrays = _scored_examples(path, datasets[task, split])
         suffix = re.search(r"-s(\d+)(?:-|$)", stage)
         key = {"model": model, "stage": stage, "task": task, "split": split, "seed": int(suffix[1]) if suffix else seed}
-        for variant, field, subgroup, group in _groups(scored):
-            names = key | {"variant": variant, "field": field, "subgroup": subgroup}
-            rows += [names | row for row in _group_rows(group, n_resamples, seed)]
+        for variant, field, subgroup, mask in _groups(frame):
+            group = {name: array[mask] for name, array in arrays.items()}
+            rows += [key | {"variant": variant, "field": field, "subgroup": subgroup} | row for row in _group_rows(group, n_resamples, seed)]
         for family in METRICS:
-            part = scored[["example_id", "patient_id", "field", "variant", "headline", "cancer_type"]].assign(
-                family=family,
-                average_f1=scored[f"{family} average f1"],
-                exact=scored[f"{family} exact_match f1"],
-                value_correct=scored.value_accuracy,
-                **{name: key[name] for name in ("model", "stage", "task", "split")},
-            )
-            examples.append(part)
+            f1 = {metric: arrays["numbers"][:, ALL_METRICS.index((family, metric)), 2] / 100 for metric in ("average", "exact_match")}
+            examples.append(
+                frame[["example_id", "patient_id", "field", "variant", "headline", "cancer_type"]].assign(
+                    model=model, stage=stage, task=task, split=split, family=family,
+                    average_f1=f1["average"], exact=f1["exact_match"], value_correct=arrays["values"][:, 0] / 100,
+                )
+            )  # fmt: skip
         splits.append(split)
     scores = pd.DataFrame(rows)[SCORE_COLUMNS]
     results = run_dir / "results"

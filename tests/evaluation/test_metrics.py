@@ -6,7 +6,7 @@ import pytest
 from nltk.translate.bleu_score import sentence_bleu
 
 from cancerllm_utils.evaluation import metrics
-from cancerllm_utils.evaluation.metrics import clinical_scores, clinical_words, macro_f1, paper_scores, paper_words, value_scores
+from cancerllm_utils.evaluation.metrics import clinical_scores, clinical_words, paper_scores, paper_words, value_scores
 
 # gold -> prediction: F1 of exact match, BLEU-2, ROUGE-L under the paper's evaluator, 4 decimals.
 GOLDEN = [
@@ -139,11 +139,6 @@ def test_value_scores():
     assert value_scores(["ER", "PR"], "PR, ER")["value_accuracy"] == 1
     assert value_scores(["ER", "PR"], "PR")["value_accuracy"] == 0
     assert value_scores(["carcinoma, mixed, of the breast"], "Carcinoma, mixed, of the breast")["value_accuracy"] == 1
-
-
-def test_macro_f1_by_hand():
-    # class a: 1 hit, 2 gold, 1 claimed: 2/3; class b: 1 hit, 1 gold, 1 claimed: 1; "unparsed" is no class, only a lost hit
-    assert macro_f1(["a", "a", "b"], ["a", "unparsed", "b"]) == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_caches_are_bounded():
