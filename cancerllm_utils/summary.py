@@ -197,11 +197,7 @@ def headline_table(scores: pd.DataFrame, paper_values: dict | None = None, synth
             comparable, why = _comparable(entry, system[0], synthetic, values["requires"])
             if here == NOT_RUN:
                 comparable, why = "no", "nothing to compare: the step that computes it was not run"
-            paper = f"{entry['value']:.2f}" if isinstance(entry["value"], float) else str(entry["value"])
-            if entry["unit"] == "points gained":
-                paper = "+" + paper
-            elif entry["unit"] != "points":
-                paper += " " + entry["unit"]
+            paper = {"points": "{:.2f}", "points gained": "{:+g}"}.get(entry["unit"], "{} " + entry["unit"]).format(entry["value"])
             rows.append([entry["what"], ring_name(ring) if ring else "", METRIC_NAMES.get(entry["metric"], entry["metric"]),
                          model_name(*system) if system[0] and n else "", here, n, paper, comparable, why])
         for _, row in headline(scores).iterrows():

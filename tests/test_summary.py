@@ -41,7 +41,7 @@ def test_headline_table_puts_run_beside_paper():
     assert (row["this run"], row["n"], row["paper"], row["comparable"]) == ("60.0 (58.0 to 62.0)", "200", "91.78", "no")
     assert rows.loc[("Mean of both tasks", "held-out patients", "average F1"), "this run"] == "60.0"
     gain = rows.loc[("Gain over the base model, diagnosis generation", "held-out patients", "average F1")]
-    assert (gain["this run"], gain["paper"]) == ("+56.0", "+31.70")  # 60 - 4
+    assert (gain["this run"], gain["paper"]) == ("+56.0", "+31.7")  # 60 - 4
     assert rows.loc[("Independent patient cohort", "held-out institutions", "average F1"), "this run"] == "50.0 (48.0 to 52.0)"
     assert rows.loc[("Phenotype extraction", "held-out sites", "average F1"), "paper"] == "not known"
 
