@@ -73,7 +73,7 @@ def read_size(quote):
 
 
 def read_side(quote):
-    return {"r": "Right", "l": "Left", "b": "Bilateral"}["b" if re.match("(bi|r and l)", quote.lower()) else quote.lower()[0]]
+    return {"r": "Right", "l": "Left", "b": "Bilateral"}["b" if re.match(r"bi|r\s+and\s+l", quote.lower()) else quote.lower()[0]]
 
 
 def read_stage(quote):
