@@ -9,10 +9,13 @@ The rules are in reading.py, their patterns and the answer values in labels.yaml
 import pandas as pd
 
 from .reading import HISTOLOGY, RULES, VOCABULARY, compiled, lower_keeping_length
+from .reading_notes import read_note
+from .schema import LABEL_COLUMNS
+from .synthetic import SYNTHETIC_FIELDS
 
 FIELD_VALUES = {field: list(entry["values"]) for field, entry in VOCABULARY["fields"].items()}
 FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group not in ("renal cell carcinoma", "mixed carcinoma")]
-LABEL_COLUMNS = ["patient_id", "note_id", "field", "evidence", "stated_value", "quote_start", "quote_end", "registry_value"]
+SYNTHETIC_FIELD_VALUES = {field: list(entry["values"] or []) for field, entry in SYNTHETIC_FIELDS.items()}
 SCHEMES = VOCABULARY["grade"]["scheme_names"]
 
 
@@ -64,6 +67,12 @@ def read_all(text, cancer_type=None, fields=None):
     """What one text states about many fields: dict field -> dict as from `read`. Default: the fields of the cancer type."""
     lower = lower_keeping_length(text)
     return {field: read_field(text, lower, field, cancer_type) for field in fields or fields_for(cancer_type)}
+
+
+def read_synthetic(text, field):
+    """What one synthetic note states about one of the paper's eight phenotypes or the diagnosis, as from `read`; answers as in
+    SYNTHETIC_FIELDS. The cancer type is not given: the rules are a baseline and must find it in the text. KeyError for an unknown field."""
+    return read_note(text, field)
 
 
 def label_notes(notes, registry):
