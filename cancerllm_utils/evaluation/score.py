@@ -119,7 +119,8 @@ def score_file(path, n_resamples: int = 1000, seed: int = 0) -> list[dict]:
     for cluster, answers, prediction in _checked(path, read_rows(path)):
         numbers.extend(_numbers(answers, prediction, EIGHT))
         clusters.append(cluster)
-    table = 100 * np.frombuffer(numbers).reshape(len(clusters), len(EIGHT), 3)
+    table = np.frombuffer(numbers).reshape(len(clusters), len(EIGHT), 3)
+    table *= 100  # in place: a million rows are 192 MB
     means = table.mean(axis=0)
     low, high = stats.cluster_bootstrap(table[:, :, 2], clusters, n_resamples, seed)
     return [
