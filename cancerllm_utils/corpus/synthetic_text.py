@@ -345,7 +345,7 @@ def heading(name: str, house: dict, as_list: bool) -> str:
 
 
 def body(lines: list[str], as_list: bool) -> str:
-    """Sentences as running text, or as a list without full stops."""
+    """Sentences as running text, or as a numbered list without full stops."""
     if as_list:
-        return "\n".join("- " + line.rstrip(".") for line in lines)
+        return "\n".join(f"{number}) {line.rstrip('.')}" for number, line in enumerate(lines, start=1))
     return " ".join(line if MARK.sub("", line).endswith(".") else line + "." for line in lines)
