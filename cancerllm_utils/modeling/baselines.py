@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from ..tasks.build import read_corpus, sample, task_items
+from ..tasks.build import REPEATS, read_corpus, sample, task_items
 from ..tasks.context import findings_of
 from ..tasks.task import NOT_STATED, load_task, read_jsonl, write_jsonl
 
@@ -20,10 +20,10 @@ _TOKEN = r"(?u)[a-zA-Z0-9][a-zA-Z0-9+/.-]*[a-zA-Z0-9+-]|[a-zA-Z0-9]"
 
 
 def training_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame, not_stated_share: float, seed: int) -> pd.DataFrame:
-    """All items of the training patients, unbalanced and uncapped, "not stated" ones at the share of the test sets."""
+    """The items of the training patients, unbalanced and uncapped, "not stated" ones at the share of the test sets (repeated as in tuning)."""
     items = task_items(spec, corpus, notes, labels)
     items = items[items["split"].eq("train")]
-    parts = [sample(part, not_stated_share, seed, None, balance=False) for _, part in items.groupby("variant")]
+    parts = [sample(part, not_stated_share, seed, None, balance=False, repeats=REPEATS) for _, part in items.groupby("variant")]
     return pd.concat(parts, ignore_index=True) if parts else items
 
 

@@ -11,7 +11,7 @@ from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_tas
 
 SPLITS = ["train", "dev", "test", "external_site", "external"]
 _MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
-_REPEATS = 3                # training may show a clean "not stated" item this often to reach its share
+REPEATS = 3                # training may show a clean "not stated" item this often to reach its share
 
 
 def read_corpus(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -88,7 +88,9 @@ def not_stated_order(items: pd.DataFrame, stated: pd.DataFrame, seed: int, repea
 
 def sample(items: pd.DataFrame, not_stated_share: float, seed: int, max_items: int | None, balance: bool, repeats: int = 1,
            usable=lambda item: True) -> pd.DataFrame:
-    """Takes up to `max_items` items (None: all) of which `not_stated_share` are "not stated" ones where there are that many.
+    """Takes up to `max_items` items (None: as many as the share allows) of which `not_stated_share` are "not stated" ones.
+
+    A corpus without any gives stated items only; else too few of them limit the sample.
 
     `repeats`: how often a "not stated" item may come (training only: clean absences are rarer than the share asks for).
     `usable(item)` may refuse an item; the next one is tried in its place.
@@ -96,7 +98,8 @@ def sample(items: pd.DataFrame, not_stated_share: float, seed: int, max_items: i
     absent = items["answer"].eq(NOT_STATED)
     share = not_stated_share if absent.any() else 0.0
     assert 0 <= share < 1, f"share of not stated items: {share}"
-    room = len(items) if max_items is None else max_items
+    room = len(items) * repeats if max_items is None else max_items
+    room = min(room, int(absent.sum() * repeats / share)) if share else room
     stated = _take(take_order(items[~absent], seed, balance), round(room * (1 - share)), usable)
     missing = not_stated_order(items[absent], stated, seed, repeats)
     return pd.concat([stated, _take(missing, round(len(stated) * share / (1 - share)), usable)], ignore_index=True)[list(items.columns)]
@@ -207,7 +210,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
                 cap = None if caps[split] is None else caps[split] // len(variants)
                 training, extraction = split == "train", spec["gold"] == "stated_value"
                 made, counts = examples_of(spec, part, texts, indexes, tokenizer, context_tokens, head_tokens, not_stated_share, seed, cap,
-                                           balance and training, _REPEATS if training else 1, drop_unseen_quotes and training and extraction)
+                                           balance and training, REPEATS if training else 1, drop_unseen_quotes and training and extraction)
                 seen = [row["quote_seen"] for row in made if row["quote_seen"] is not None]
                 summary.append({
                     "task": name, "variant": variant, "split": split, "items": len(made), "patients": len({row["patient_id"] for row in made}),

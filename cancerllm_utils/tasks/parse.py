@@ -45,14 +45,12 @@ def parse(raw: str, task: str, field: str, allowed: list[str] | None) -> str:
         return UNPARSED
     if _fold(line) in _rules()["not_stated"]:
         return NOT_STATED
-    if not allowed:
-        form = _rules()["open"].get(field)
-        return line if form is None or form.fullmatch(line) else UNPARSED
-    for value in allowed:
+    for value in allowed or []:
         if _fold(value) == _fold(line):
             return value
     for pattern, template in _rules()["fields"].get(field, []):
         match = pattern.fullmatch(line)
-        if match and template.format(**match.groupdict()) in allowed:
+        if match and (not allowed or template.format(**match.groupdict()) in allowed):
             return template.format(**match.groupdict())
-    return UNPARSED
+    form = _rules()["open"].get(field)
+    return line if not allowed and (form is None or form.fullmatch(line)) else UNPARSED

@@ -1,0 +1,50 @@
+import pytest
+
+from cancerllm_utils.tasks.parse import parse
+from cancerllm_utils.tasks.task import allowed_values
+
+CASES = [
+    ("pT", "pT2a", "T2"), ("pT", "T2", "T2"), ("pT", " t 3 ", "T3"), ("pT", "ypT4b.", "T4"), ("pT", "T2 or T3", "unparsed"), ("pT", "T0", "unparsed"),
+    ("pT", "T5", "unparsed"), ("pT", "the tumor is T2", "unparsed"), ("pT", "Answer: T1", "T1"), ("pT", "Not Stated.", "not stated"), ("pT", "", "unparsed"),
+    ("pT", "T2\n\n### Instruction:\nT3", "T2"), ("pT", "2", "unparsed"), ("pN", "pN1mi", "N1"), ("pN", "NX", "N0"), ("pN", "pN0 (i+)", "N0"), ("pN", "N4", "unparsed"),
+    ("laterality", "RIGHT", "Right"), ("laterality", "left-sided", "Left"), ("laterality", "right and left", "unparsed"), ("laterality", "Rt.", "Right"),
+    ("gleason", "7", "7"), ("gleason", "3+4=7", "7"), ("gleason", "Gleason score 9", "9"), ("gleason", "5", "unparsed"), ("gleason", "3+4", "unparsed"),
+    ("grade_fuhrman", "Fuhrman grade 3", "G3"), ("grade_fuhrman", "2/4", "G2"), ("grade_fuhrman", "grade III", "G3"), ("grade_who", "G1", "unparsed"),
+    ("grade_who", "II", "G2"), ("grade_differentiation", "moderately differentiated", "G2"), ("grade_differentiation", "G2-3", "unparsed"),
+    ("grade_bladder", "high-grade", "High"), ("er", "ER positive", "Positive"), ("her2", "equivocal", "Equivocal"), ("pr", "not positive", "unparsed"),
+    ("histology", "Squamous  Cell Carcinoma", "squamous cell carcinoma"), ("histology", "squamous", "unparsed"),
+    ("diagnosis", "squamous cell carcinoma of the lung", "squamous cell carcinoma of the lung"), ("diagnosis", "lung cancer", "unparsed"),
+]
+SYNTHETIC = [
+    ("stage", "pT2 pN1", "T2 N1"), ("stage", "T2a, N0", "T2 N0"), ("stage", "II", "unparsed"), ("tumor_size", "2.5 cm", "2.5 cm"), ("tumor_size", "large", "unparsed"), ("tumor_site", "upper outer quadrant", "upper outer quadrant"),
+    ("grade", "gleason 7", "Gleason 7"), ("grade", "3+4=7", "Gleason 7"), ("grade", "high grade", "High"), ("grade", "grade 2", "G2"), ("laterality", "left", "Left"),
+    ("receptor_type", "er pr", "ER PR"), ("receptor_type", "ER or PR", "unparsed"), ("receptor_status", "er positive pr negative her2 negative", "ER positive PR negative HER2 negative"),
+]
+
+
+@pytest.mark.parametrize("field, raw, answer", CASES)
+def test_registry_fields(field, raw, answer):
+    assert parse(raw, "phenotype_extraction", field, allowed_values(field, "tcga")) == answer
+
+
+@pytest.mark.parametrize("field, raw, answer", SYNTHETIC)
+def test_the_papers_eight(field, raw, answer):
+    assert parse(raw, "phenotype_extraction", field, allowed_values(field, "synthetic")) == answer
+
+
+@pytest.mark.parametrize("corpus, fields", [
+    ("tcga", ["pT", "pN", "laterality", "gleason", "grade_differentiation", "grade_fuhrman", "grade_who", "grade_bladder", "er", "pr", "her2", "histology"]),
+    ("synthetic", ["receptor_type", "receptor_status", "grade", "laterality"]),
+])
+def test_every_allowed_answer_parses_to_itself_in_any_case(corpus, fields):
+    for field in fields:
+        assert allowed_values(field, corpus), field
+        for value in allowed_values(field, corpus):
+            for written in (value, value.upper(), f" {value.lower()}. "):
+                assert parse(written, "phenotype_extraction", field, allowed_values(field, corpus)) == value
+
+
+def test_only_allowed_values_or_the_two_words_come_back():
+    for field, raw, _ in CASES:
+        values = allowed_values(field, "tcga")
+        assert not values or parse(raw, "x", field, values) in [*values, "not stated", "unparsed"]
