@@ -130,18 +130,33 @@ def batch_agreement(model, tokenizer, prompts: list[str], batch_sizes: list[int]
     return pd.DataFrame(rows)
 
 
-def plan(examples: list[dict], tokenizer, values: dict[str, list[str]], decoding: str, batch_size: int) -> list[tuple[list[dict], list[str]]]:
-    """(batch of examples, candidates) in a fixed order; no candidates means greedy decoding.
+def plan(examples: list[dict], tokenizer, values: dict[str, list[str]], decoding: str, batch_size: int) -> list[tuple[list[int], list[str]]]:
+    """(positions of a batch's examples, candidates) in a fixed order; no candidates means greedy decoding.
 
     `decoding` is greedy or rank; a field without allowed values is decoded greedily under both.
     """
     if decoding not in ("greedy", "rank"):
         raise UserError(f"decoding {decoding}: unknown. Use greedy or rank.")
-    groups: dict[tuple, list[dict]] = {}
-    for example in examples:
-        groups.setdefault(tuple(values.get(example["field"]) or ()) if decoding == "rank" else (), []).append(example)
+    groups: dict[tuple, list[int]] = {}
+    for position, example in enumerate(examples):
+        groups.setdefault(tuple(values.get(example["field"]) or ()) if decoding == "rank" else (), []).append(position)
     return [([group[i] for i in batch], list(candidates)) for candidates, group in sorted(groups.items(), key=lambda item: item[0])
-            for batch in length_batches([example["prompt"] for example in group], tokenizer, batch_size)]
+            for batch in length_batches([examples[i]["prompt"] for i in group], tokenizer, batch_size)]
+
+
+def answer_batch(model, tokenizer, prompts: list[str], candidates: list[str], max_new_tokens: int) -> list[dict]:
+    """One batch of a plan: ranked if it has candidates, decoded greedily if not."""
+    return rank_batch(model, tokenizer, prompts, candidates) if candidates else greedy_batch(model, tokenizer, prompts, max_new_tokens)
+
+
+def answer_examples(model, tokenizer, examples: list[dict], values: dict[str, list[str]], decoding: str = "greedy", max_new_tokens: int = 50,
+                    batch_size: int = 16) -> list[dict]:
+    """Answers to examples (dicts with prompt and field), in their order, as `predict_file` would give them; `values` as there."""
+    answers = [None] * len(examples)
+    for batch, candidates in plan(examples, tokenizer, values, decoding, batch_size):
+        for i, answer in zip(batch, answer_batch(model, tokenizer, [examples[i]["prompt"] for i in batch], candidates, max_new_tokens), strict=True):
+            answers[i] = answer
+    return answers
 
 
 def read_partial(path: Path, fingerprint: str) -> dict[str, dict]:
@@ -191,11 +206,11 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
         append_rows(partial, [{"fingerprint": fingerprint}])
     begun = last = time.monotonic()
     at_start, batches = len(done), plan(examples, tokenizer, values, decoding, batch_size)
-    for number, (batch, candidates) in enumerate(batches, 1):
+    for number, (positions, candidates) in enumerate(batches, 1):
+        batch = [examples[i] for i in positions]
         missing = {example["example_id"] for example in batch} - set(done)
         if missing:
-            prompts = [example["prompt"] for example in batch]
-            answers = rank_batch(model, tokenizer, prompts, candidates) if candidates else greedy_batch(model, tokenizer, prompts, max_new_tokens)
+            answers = answer_batch(model, tokenizer, [example["prompt"] for example in batch], candidates, max_new_tokens)
             rows = [finished_row(e, answer, values) for e, answer in zip(batch, answers, strict=True) if e["example_id"] in missing]
             append_rows(partial, rows)
             done |= {row["example_id"]: row for row in rows}

@@ -8,17 +8,23 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import torch
+import transformers
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
+
+# A notebook's log takes neither progress bars nor warnings about names that the libraries pass to one another.
+transformers.utils.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message=".*will be removed in v6.*", category=FutureWarning)
 
 CARD = "cancerllm.json"
 ADAPTER = "adapter_model.safetensors"
@@ -103,7 +109,7 @@ def read_weights(entry: dict, dtype: torch.dtype, quantization=None):
     try:
         return AutoModelForCausalLM.from_pretrained(
             entry["source"], revision=entry.get("revision"), dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            attn_implementation="sdpa", quantization_config=quantization, device_map={"": 0} if quantization else None,
+            attn_implementation="sdpa", quantization_config=quantization, device_map={"": torch.cuda.current_device()} if quantization else None,
         )
     except (OSError, ValueError) as error:
         raise UserError(missing_weights(entry, error)) from None
@@ -225,14 +231,27 @@ def to_card(model, precision: str, load_in_4bit: bool, cache: Path):
         shutil.rmtree(cache, ignore_errors=True)
 
 
+def meta_model(name: str):
+    """The model's shape on the meta device: no weights, no memory, no network."""
+    entry = model_entry(name)
+    try:
+        config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(missing_weights(entry, error)) from None
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def parameter_count(name: str) -> int:
+    """Number of parameters of a base model."""
+    return meta_model(name).num_parameters()
+
+
 def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> int:
-    """Number of parameters that LoRA would train, counted on the meta device: no weights, no memory, no network.
+    """Number of parameters that LoRA would train.
 
     Mistral-7B gives 20,971,520 at r 8 on all linear layers and 27,262,976 at r 64 on q and v (PAPER.md).
     """
-    entry = model_entry(name)
-    config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-        model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=target_modules, task_type="CAUSAL_LM"))
+        model = get_peft_model(meta_model(name), LoraConfig(r=lora_r, target_modules=target_modules, task_type="CAUSAL_LM"))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

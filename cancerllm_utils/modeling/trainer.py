@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from pathlib import Path
 
 import datasets
@@ -41,6 +40,8 @@ class NotesTrainer(SFTTrainer):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             loss = answer_loss(model, inputs, num_items_in_batch)
+            if num_items_in_batch is not None:  # counts the tokens of every process, whose gradients are then averaged
+                loss = loss * self.accelerator.num_processes
         value = loss[0] if return_outputs else loss
         if not torch.isfinite(value):
             raise UserError(f"training step {self.state.global_step + 1}: the loss is not finite{self.name_rows(rows)}. {REMEDY}")
@@ -131,7 +132,7 @@ def make_trainer(model, tokenizer, rows: list[dict], dev_rows: list[dict], folde
     if settings["load_in_4bit"]:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings["gradient_checkpointing"])
     args = SFTConfig(
-        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, per_device_eval_batch_size=batch,
+        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, per_device_eval_batch_size=4,
         num_train_epochs=settings["num_train_epochs"], learning_rate=settings["learning_rate"], warmup_steps=settings["warmup_ratio"],
         weight_decay=settings["weight_decay"], max_grad_norm=settings["max_grad_norm"], lr_scheduler_type=settings["lr_scheduler_type"],
         optim=settings["optim"], seed=settings["seed"], data_seed=settings["seed"], max_length=settings["max_length"],
@@ -141,10 +142,11 @@ def make_trainer(model, tokenizer, rows: list[dict], dev_rows: list[dict], folde
         save_steps=settings["save_steps"], save_total_limit=3, eval_strategy="steps" if dev_rows else "no",
         eval_steps=settings["save_steps"] if dev_rows else None, eval_on_start=bool(dev_rows), load_best_model_at_end=bool(dev_rows),
         metric_for_best_model="eval_loss" if dev_rows else None, greater_is_better=False if dev_rows else None,
-        logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", disable_tqdm=True, report_to="none",
+        logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", ddp_find_unused_parameters=False,
+        disable_tqdm=True, report_to="none",
     )
     if args.world_size != settings["num_processes"]:
-        raise UserError(f"num_processes {settings['num_processes']}: {args.world_size} started. Use torchrun --nproc_per_node (with ACCELERATE_USE_CPU=true on a CPU).")
+        raise UserError(f"num_processes {settings['num_processes']}: {args.world_size} started. Start the run without another launcher around it.")
     dev = as_dataset(sorted(dev_rows, key=lambda row: len(row["input_ids"]))) if dev_rows else None
     trainer = NotesTrainer(
         model=model, args=args, train_dataset=as_dataset(rows), eval_dataset=dev, processing_class=tokenizer, peft_config=peft_config,
@@ -184,16 +186,16 @@ def quiet() -> None:
     """No progress bars and no advice in a notebook's log; errors stay."""
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", message=".*will be removed in v6.*", category=FutureWarning)  # about names that TRL itself passes on
 
 
 def train(trainer: NotesTrainer, run_identity: str) -> dict:
     """Train, from the newest whole checkpoint of the same run if there is one. Returns steps, tokens, seconds; the best model is loaded."""
     begun = time.monotonic()
-    found = checkpoints.newest(Path(trainer.args.output_dir), run_identity)
+    with trainer.args.main_process_first(local=False):
+        found = checkpoints.newest(Path(trainer.args.output_dir), run_identity)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
+    trainer.accelerator.wait_for_everyone()  # the best checkpoint has been read by every process before the main one removes it
     bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
     if bad:
         raise UserError(f"training: {len(bad)} weight tensors are not finite at the end. {REMEDY}")

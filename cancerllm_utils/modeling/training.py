@@ -13,7 +13,7 @@ import pandas as pd
 from peft import LoraConfig, PeftModel
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import checkpoints, models, training_data
+from cancerllm_utils.modeling import checkpoints, launch, models, training_data
 from cancerllm_utils.modeling.perplexity import text_loss
 from cancerllm_utils.modeling.trainer import learning_curve, make_trainer, train
 from cancerllm_utils.tasks.task import load_task, prompt_hash
@@ -44,7 +44,10 @@ def continue_pretraining(
     bits_per_byte, tokens, n_notes). Returns model_dir, trainable_parameters, steps, tokens, seconds, scores (a DataFrame).
     Raises UserError for missing data or weights, and on a non-finite step.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("run_dir", "eval_texts")} | {"packing": True, "eval_splits": list(eval_splits)}
+    arguments = dict(locals())
+    if launch.needed(num_processes):
+        return launch.in_processes("continue_pretraining", num_processes, arguments)
+    settings = {k: v for k, v in arguments.items() if k not in ("run_dir", "eval_texts")} | {"packing": True, "eval_splits": list(eval_splits)}
     run_dir, entry, place = Path(run_dir), models.model_entry(model), models.device_and_precision(precision)
     notes, tokenizer = training_data.read_notes(run_dir), models.load_tokenizer(model)
     network = models.load_model(model, precision, load_in_4bit)
@@ -92,7 +95,10 @@ def instruction_tune(
     Returns model_dir, trainable_parameters, train_rows, trained_token_share, steps, tokens, seconds, dev_loss, curve (a DataFrame).
     Raises UserError for missing data, weights or CPT stage, and on a non-finite step.
     """
-    settings = {k: v for k, v in locals().items() if k != "run_dir"} | {"tasks": list(tasks), "packing_strategy": "bfd"}
+    arguments = dict(locals())
+    if launch.needed(num_processes):
+        return launch.in_processes("instruction_tune", num_processes, arguments)
+    settings = {k: v for k, v in arguments.items() if k != "run_dir"} | {"tasks": list(tasks), "packing_strategy": "bfd"}
     if preset not in PRESETS:
         raise UserError(f"preset {preset}: unknown. Use one of {', '.join(PRESETS)}.")
     given = {"lora_r": lora_r or None, "lora_alpha": lora_alpha or None, "lora_dropout": None if lora_dropout < 0 else lora_dropout,
@@ -143,7 +149,7 @@ def start_of_tuning(entry: dict, settings: dict, place: dict, cpt_dir: Path | No
     before = [{"path": os.path.relpath(cpt_dir, cpt_dir.parent / settings["stage"]), "sha256": card["adapter_sha256"]}]
     merged = models.merged_model(name, [cpt_dir], [card["adapter_sha256"]])
     if place["device"] == "cuda":
-        merged = models.to_card(merged, place["precision"], four_bit, run_dir / "cache" / f"merged-{entry['name']}")
+        merged = models.to_card(merged, place["precision"], four_bit, run_dir / "cache" / f"merged-{entry['name']}-{os.environ.get('LOCAL_RANK', 0)}")
     return merged, before, lora_config(settings)
 
 
@@ -154,9 +160,9 @@ def lora_config(settings: dict) -> LoraConfig:
 
 
 def score_texts(model, tokenizer, held_out: dict[str, list[str]], max_length: int, when: str) -> list[dict]:
-    """Loss and bits per byte of each named list of texts, a row each; prints one line per list."""
+    """Loss and bits per byte of each named list of texts, a row each; prints one line per list. Only the main process of several measures."""
     rows = []
-    for name, texts in held_out.items():
+    for name, texts in held_out.items() if launch.main_process() else ():
         scores = text_loss(model, tokenizer, texts, max_length)
         rows.append({"when": when, "split": name, "loss": scores["loss"], "bits_per_byte": scores["bits_per_byte"],
                      "tokens": scores["tokens"], "n_notes": len(texts)})

@@ -34,7 +34,7 @@ def tiny_model_dir(tmp_path_factory):
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-        max_position_embeddings=512, sliding_window=None, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        max_position_embeddings=512, sliding_window=None, tie_word_embeddings=True, initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )
     MistralForCausalLM(config).save_pretrained(folder)
     return str(folder)

@@ -159,6 +159,14 @@ def test_finished_files_are_kept_until_something_changes(tiny, tiny_run):
     assert {json.loads(line)["prediction"] for line in (tiny_run / "out.jsonl").read_text().splitlines()} <= {"Right", "Left"}
 
 
+def test_examples_are_answered_as_in_a_file(tiny, tiny_run):
+    predict(tiny, tiny_run, "out.jsonl", decoding="rank")
+    rows = [json.loads(line) for line in (tiny_run / "out.jsonl").read_text().splitlines()]
+    examples = [json.loads(line) for line in (tiny_run / "datasets" / "phenotype_extraction" / "train.jsonl").read_text().splitlines()]
+    answers = generation.answer_examples(*tiny, examples, {"laterality": ["Right", "Left"]}, "rank", batch_size=5)
+    assert [answer["prediction"] for answer in answers] == [row["prediction"] for row in rows]
+
+
 def test_unknown_decoding_is_refused(tiny, tiny_run):
     with pytest.raises(UserError, match="greedy or rank"):
         predict(tiny, tiny_run, "out.jsonl", decoding="beam")

@@ -22,6 +22,10 @@ def test_trainable_parameters_of_mistral_7b_are_the_papers(lora_r, target_module
     assert models.count_trainable("mistral-7b-instruct-v0.1", lora_r, target_modules) == expected
 
 
+def test_mistral_7b_has_its_published_number_of_parameters():
+    assert models.parameter_count("mistral-7b-instruct-v0.1") == 7_241_732_096
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_entry_says_where_it_is_and_under_what_licence(name):
     entry = models.model_entry(name)
@@ -146,5 +150,5 @@ def test_a_changed_earlier_adapter_or_base_is_refused(two_stages, tiny_model_dir
 
 
 def test_a_folder_that_is_no_stage_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cancerllm.json"):
+    with pytest.raises(UserError, match=r"cancerllm\.json"):
         models.load_stage(tmp_path)

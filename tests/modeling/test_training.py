@@ -14,7 +14,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import models, trainer, training, training_data
+from cancerllm_utils.modeling import generation, launch, models, trainer, training, training_data
 from cancerllm_utils.modeling.perplexity import text_loss, text_windows
 
 SMALL = {"precision": "fp32", "learning_rate": 1e-2, "max_length": 256}
@@ -200,10 +200,11 @@ def test_an_infinite_gradient_stops_before_the_optimizer(tiny_model_dir, tokeniz
     assert all(torch.isfinite(p).all() for p in made.model.parameters()) and made.state.global_step == 0
 
 
-def test_too_long_rows_wrong_world_size_and_unknown_preset_are_refused(tiny_model_dir, tiny_run):
+def test_too_long_rows_wrong_world_size_and_unknown_preset_are_refused(tiny_model_dir, tiny_run, monkeypatch):
     with pytest.raises(UserError, match="512"):
         training.continue_pretraining(tiny_run, tiny_model_dir, max_length=600, eval_tokens=100)
-    with pytest.raises(UserError, match="torchrun"):
+    monkeypatch.setattr(training.launch, "needed", lambda n: False)  # as if a launcher had started this process, but alone
+    with pytest.raises(UserError, match="num_processes 2: 1 started"):
         training.continue_pretraining(tiny_run, tiny_model_dir, max_length=64, eval_tokens=100, num_processes=2)
     with pytest.raises(UserError, match="paper, released"):
         training.instruction_tune(tiny_run, tiny_model_dir, preset="papers")
@@ -232,12 +233,44 @@ def test_cpt_lowers_the_held_out_loss_and_both_presets_start_from_it(tiny_model_
     for preset in ("paper", "released"):
         done = training.instruction_tune(tiny_run, tiny_model_dir, stage=f"cpt-sft-{preset}", preset=preset, per_device_train_batch_size=4,
                                          gradient_accumulation_steps=1, num_train_epochs=2.0, save_steps=0.5, **SMALL)
-        model, _, card = models.load_stage(done["model_dir"])
+        card = models.load_stage(done["model_dir"])[2]
         sizes[preset] = (done["trainable_parameters"], len(card["adapters_before"]), card["training"]["lora_r"])
         curve = pd.read_csv(tiny_run / "results" / "learning_curve.csv").query("stage == @card['stage']")
         assert curve["dev_loss"].dropna().min() == pytest.approx(done["dev_loss"]) and curve["step"].max() == 12
     assert sizes == {"paper": (14_336, 1, 64), "released": (8_192, 0, 8)}
     assert not list((tiny_run / "checkpoints").rglob("checkpoint-*"))
+
+
+def test_a_tuned_model_answers_and_stops(tiny_model_dir, tiny_run):
+    """From training rows to parsed answers: what was tuned is what decodes, and every answer ends with the end token."""
+    done = training.instruction_tune(tiny_run, tiny_model_dir, stage="sft", preset="released", lora_r=16, lora_dropout=0.0, num_train_epochs=10.0,
+                                     per_device_train_batch_size=8, gradient_accumulation_steps=1, max_grad_norm=1.0, save_steps=0.5, packing=True,
+                                     **SMALL | {"learning_rate": 2e-2})
+    model, tokenizer, card = models.load_stage(done["model_dir"], "fp32")
+    examples = training_data.read_examples(tiny_run, ["phenotype_extraction"], "dev")
+    answers = generation.generate(model, tokenizer, [example["prompt"] for example in examples], max_new_tokens=12)
+    assert {answer["stop_reason"] for answer in answers} == {"eos"} and {answer["prediction"] for answer in answers} <= {"Right", "Left"}
+    assert card["tasks"] == ["phenotype_extraction"] and card["prompt_hash"] and card["adapters_before"] == []
+
+
+# Several processes
+
+def test_several_processes_are_started_once(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert launch.needed(2) and not launch.needed(1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not launch.needed(2)
+
+
+def test_a_process_hands_back_its_result_or_its_error(tiny_model_dir, tiny_run, tmp_path):
+    call, answer = tmp_path / "call.json", tmp_path / "answer.json"
+    arguments = {"run_dir": str(tiny_run), "model": tiny_model_dir, "max_tokens": 300, "max_length": 64, "eval_tokens": 100, "precision": "fp32"}
+    call.write_text(json.dumps({"function": "continue_pretraining", "arguments": arguments}))
+    assert launch.main(str(call), str(answer)) == 0
+    result = json.loads(answer.read_text())
+    assert result["steps"] >= 1 and json.loads(result["scores"]["table"])["columns"][0] == "model"
+    call.write_text(json.dumps({"function": "continue_pretraining", "arguments": arguments | {"model": "no such model"}}))
+    assert launch.main(str(call), str(answer)) == 2 and "no such model" in json.loads(answer.read_text())["error"]
 
 
 CHILD = """
