@@ -95,7 +95,7 @@ def chosen_fields(spec: dict, trained: list[str], asked: list[str] | None) -> li
 
 def fields_of_note(fields: list[str], cancer_type: str, asked: bool) -> list[str]:
     """A known cancer type leaves out the grading schemes of other cancers, unless they were asked for by name."""
-    from .corpus.labels import VOCABULARY, fields_for      # compiles the label rules: only here
+    from .corpus.labels import VOCABULARY, fields_for  # compiles the label rules: only here
 
     known = {cancer for entry in VOCABULARY["fields"].values() if entry["cancers"] != "all" for cancer in entry["cancers"]}
     if asked or cancer_type not in known:
@@ -116,7 +116,7 @@ def prompts_of(notes: list[dict], task: str, settings: dict, fields: list[str], 
         text = scrub(note["text"])[0]
         index = index_note(findings_of(text, spec) if variant == "findings" else text, tokenizer)
         for field in fields_of_note(fields, note["cancer_type"], asked):
-            context = context_of(spec, field, index, tokenizer, settings["context_tokens"], settings["head_tokens"])
+            context = context_of(spec, field, variant, index, tokenizer, settings["context_tokens"], settings["head_tokens"])
             items.append({"note_id": note["note_id"], "field": field, "prompt": build_prompt(spec, field, context)})
     return items
 
@@ -136,7 +136,7 @@ def predict_main(model_dir: str, task: str, in_path: str, out_path: str, fields:
         raise UserError(f"file {out_path}: input and output are the same file. Name another output.")
     notes = read_input(in_path)
 
-    from .modeling import generation, models        # torch and transformers: only after the input has been found good
+    from .modeling import generation, models  # torch and transformers: only after the input has been found good
 
     card = models.read_card(model_dir)
     settings = card.get("datasets")

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from ..tasks.build import REPEATS, read_corpus, sample, task_items
+from ..tasks.build import REPEATS, read_corpus, read_settings, sample, task_items
 from ..tasks.context import findings_of
 from ..tasks.task import NOT_STATED, load_task, read_jsonl, write_jsonl
 
@@ -62,7 +62,7 @@ def fit_fields(items: pd.DataFrame, rows_of: dict[str, int], matrix, seed: int) 
     return models
 
 
-def predict_baselines(run_dir: Path, corpus: str, tasks: list[str], splits: list[str], not_stated_share: float = 0.25, seed: int = 42) -> pd.DataFrame:
+def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42) -> pd.DataFrame:
     """Fits the baselines on the training patients and answers every data set: predictions/<baseline>/baseline/<task>.<split>.jsonl.
 
     majority (per field), majority_by_cancer (per field and cancer type), tfidf (the whole scrubbed note; for `findings` the masked note)
@@ -70,12 +70,13 @@ def predict_baselines(run_dir: Path, corpus: str, tasks: list[str], splits: list
     write no predictions there. The fitted vocabulary goes to predictions/tfidf/baseline/vocabulary.txt.
     Returns one row per file: model, task, split, n, value_accuracy (0-1), seconds, remark.
     """
-    run_dir = Path(run_dir)
+    run_dir, settings = Path(run_dir), read_settings(run_dir)
+    corpus = settings["corpus"]
     notes, labels = read_corpus(run_dir)
     table = []
     for name in tasks:
         spec = load_task(name)
-        train = training_items(spec, corpus, notes, labels, not_stated_share, seed)
+        train = training_items(spec, corpus, notes, labels, settings["not_stated_share"], seed)
         sets = {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits}
         by_field, by_cancer = majority(train, ["field"]), majority(train, ["field", "cancer_type"])
         common = {split: [majority_answer(row, by_cancer, by_field) for row in rows] for split, rows in sets.items()}
@@ -128,7 +129,7 @@ def tfidf_answers(run_dir: Path, spec: dict, train: pd.DataFrame, sets: dict, co
 
 def rule_answers(spec: dict, sets: dict, common: dict, notes: pd.DataFrame, corpus: str) -> dict[str, list[str]]:
     """What the rules read in the text; the majority where they read nothing, and "not stated" where extraction finds a clean absence."""
-    from ..corpus import labels as rules       # compiles every pattern: only where rules are asked
+    from ..corpus import labels as rules  # compiles every pattern: only where rules are asked
 
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     answers = {}
@@ -142,15 +143,15 @@ def rule_answers(spec: dict, sets: dict, common: dict, notes: pd.DataFrame, corp
     return answers
 
 
-def stated_or_not_by_cancer(run_dir: Path, corpus: str, splits: list[str], not_stated_share: float = 0.25, seed: int = 42) -> pd.DataFrame:
+def stated_or_not_by_cancer(run_dir: Path, splits: list[str] = ("dev", "test", "external_site", "external"), seed: int = 42) -> pd.DataFrame:
     """How far the cancer type alone tells "stated" from "not stated" in extraction: the score of a guesser that never reads the text.
 
     Per field the guesser says "not stated" in the cancers where most training items are. Returns one row per split and field ("all"
     included): split, field, n, not_stated (share), accuracy and balanced_accuracy (0-1; 0.5 is chance, None where only one class is).
     """
-    run_dir = Path(run_dir)
+    run_dir, settings = Path(run_dir), read_settings(run_dir)
     notes, labels = read_corpus(run_dir)
-    train = training_items(load_task("phenotype_extraction"), corpus, notes, labels, not_stated_share, seed)
+    train = training_items(load_task("phenotype_extraction"), settings["corpus"], notes, labels, settings["not_stated_share"], seed)
     train = train.assign(answer=np.where(train["answer"].eq(NOT_STATED), NOT_STATED, "stated"))
     by_field, by_cancer = majority(train, ["field"]), majority(train, ["field", "cancer_type"])
     table = []

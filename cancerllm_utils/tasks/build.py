@@ -25,6 +25,14 @@ def read_corpus(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return notes, pd.read_parquet(folder / "labels.parquet")
 
 
+def read_settings(run_dir: Path) -> dict:
+    """datasets/settings.json of a run: how its prompts were made."""
+    path = Path(run_dir) / "datasets" / "settings.json"
+    if not path.is_file():
+        raise UserError(f"file {path} is missing: run notebook 02_dataset_preparation of this profile first.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def variants_of(spec: dict, corpus: str) -> dict[str, dict]:
     """Input variants of a task in this corpus; a task without variants has one, named ""."""
     variants = spec.get("variants") or {"": {"note_types": spec["note_types"], "corpora": [corpus]}}
@@ -115,9 +123,10 @@ def _take(items: pd.DataFrame, n: int, usable) -> pd.DataFrame:
     return items.loc[kept]
 
 
-def context_of(spec: dict, field: str, note: dict, tokenizer, context_tokens: int, head_tokens: int) -> str:
+def context_of(spec: dict, field: str, variant: str, note: dict, tokenizer, context_tokens: int, head_tokens: int) -> str:
     """The context of one item from an indexed note, for building examples and for `cancerllm predict` alike; "" for a blank note."""
-    numbers = ctx.select_units(note, spec["fields"][field]["query"], context_tokens, head_tokens)
+    query = spec["variants"][variant]["query"] if variant else spec["fields"][field]["query"]
+    numbers = ctx.select_units(note, query, context_tokens, head_tokens)
     return ctx.context_of(note, numbers, context_tokens, tokenizer)
 
 
@@ -138,7 +147,7 @@ def examples_of(spec: dict, items: pd.DataFrame, texts: dict[str, str], indexes:
         text = texts[item.note_id]
         if (item.note_id, masked) not in indexes:
             indexes[item.note_id, masked] = ctx.index_note(ctx.findings_of(text, spec) if masked else text, tokenizer)
-        context = context_of(spec, item.field, indexes[item.note_id, masked], tokenizer, context_tokens, head_tokens)
+        context = context_of(spec, item.field, item.variant, indexes[item.note_id, masked], tokenizer, context_tokens, head_tokens)
         if masked and len(context.split()) < _MIN_FINDINGS_WORDS:
             counts["no_findings"] += 1
             return False
@@ -189,7 +198,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     no_findings, quote_seen (share of stated items whose quote is in the context), leak (share of masked contexts that still name the
     histology), max_tokens (longest prompt + completion).
     """
-    from transformers import AutoTokenizer      # seconds of import that the other functions here do not need
+    from transformers import AutoTokenizer  # seconds of import that the other functions here do not need
 
     run_dir = Path(run_dir)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)

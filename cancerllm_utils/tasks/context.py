@@ -82,7 +82,10 @@ def rank_units(note: dict, query: str) -> list[tuple[float, int]]:
 
 
 def select_units(note: dict, query: str, max_tokens: int, head_tokens: int) -> list[int]:
-    """Numbers of the chosen units in the note's order: all if they fit, else the head, then the best matches that still fit."""
+    """Numbers of the chosen units in the note's order: all if they fit, else the head, then the best matches that still fit.
+
+    What does not match stays out even if there is room: filling up was tried and brought no more answers, only distractors.
+    """
     if sum(note["tokens"]) <= max_tokens:
         return list(range(len(note["units"])))
     chosen, used = [], 0
@@ -91,12 +94,12 @@ def select_units(note: dict, query: str, max_tokens: int, head_tokens: int) -> l
             break
         chosen.append(number)
         used += tokens
-    ranked = [number for _, number in rank_units(note, query) if number not in chosen]
-    for number in ranked:
-        if used + note["tokens"][number] <= max_tokens:
+    matches = [number for _, number in rank_units(note, query)]
+    for number in matches:
+        if number not in chosen and used + note["tokens"][number] <= max_tokens:
             chosen.append(number)
             used += note["tokens"][number]
-    return sorted(chosen or ranked[:1] or [0])      # even a budget below one unit gets words to cut down to
+    return sorted(chosen or matches[:1] or [0])      # even a budget below one unit gets words to cut down to
 
 
 def context_of(note: dict, numbers: list[int], max_tokens: int, tokenizer) -> str:

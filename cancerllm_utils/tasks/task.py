@@ -77,7 +77,7 @@ def allowed_values(field: str, corpus: str) -> list[str]:
 
 def prompt_hash(spec: dict) -> str:
     """Twelve hex digits over everything that shapes the task's prompts; stored with models and results."""
-    shaping = {key: spec.get(key) for key in ("task", "version", "instruction", "doc_to_text", "doc_to_target", "refusal", "fields")}
+    shaping = {key: spec.get(key) for key in ("task", "version", "instruction", "doc_to_text", "doc_to_target", "refusal", "fields", "variants")}
     return hashlib.sha256(json.dumps([_ALPACA, shaping], sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -34,6 +34,7 @@ def run(tmp_path):
             path = tmp_path / "datasets" / task / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "datasets" / "settings.json").write_text(json.dumps({"corpus": "tcga", "not_stated_share": 0.25}))
     return tmp_path
 
 
@@ -44,7 +45,7 @@ def accuracy(run, model, task, split, field):
 
 
 def test_predictions_follow_the_contract_and_the_text(run):
-    table = baselines.predict_baselines(run, "tcga", ["registry_prediction"], ["test", "external"])
+    table = baselines.predict_baselines(run, ["registry_prediction"], ["test", "external"])
     assert set(table["model"]) == {"majority", "majority_by_cancer", "tfidf", "rules"}
     for model in table["model"].unique():
         rows = [json.loads(line) for line in (run / "predictions" / model / "baseline" / "registry_prediction.test.jsonl").read_text().splitlines()]
@@ -58,7 +59,7 @@ def test_predictions_follow_the_contract_and_the_text(run):
 
 
 def test_rules_are_not_ranked_where_they_made_the_labels(run):
-    table = baselines.predict_baselines(run, "tcga", ["phenotype_extraction"], ["test"])
+    table = baselines.predict_baselines(run, ["phenotype_extraction"], ["test"])
     assert table.set_index("model")["remark"]["rules"] == "the labels' source, not ranked"
     assert not (run / "predictions" / "rules").exists()
 
@@ -66,7 +67,7 @@ def test_rules_are_not_ranked_where_they_made_the_labels(run):
 def test_nothing_outside_train_touches_a_fit(run):
     """Other answers, other words and more notes outside train leave every fitted baseline and its answers as they were."""
     def answers():
-        baselines.predict_baselines(run, "tcga", ["registry_prediction"], ["test"])
+        baselines.predict_baselines(run, ["registry_prediction"], ["test"])
         folder = run / "predictions"
         vocabulary = (folder / "tfidf" / "baseline" / "vocabulary.registry_prediction.txt").read_text()
         names = ("majority", "majority_by_cancer", "tfidf")
@@ -99,6 +100,6 @@ def test_cancer_alone_tells_stated_where_absence_follows_the_cancer(run):
         if row["field"] == "laterality" and row["cancer_type"] == "KIRC":
             row["answers"] = ["not stated"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = baselines.stated_or_not_by_cancer(run, "tcga", ["test"]).set_index("field")
+    table = baselines.stated_or_not_by_cancer(run, ["test"]).set_index("field")
     assert table.loc["laterality", "balanced_accuracy"] == 1.0 and table.loc["laterality", "accuracy"] == 1.0
     assert table.loc["laterality", "not_stated"] == pytest.approx(1 / 3, abs=0.1) and pd.isna(table.loc["histology", "balanced_accuracy"])

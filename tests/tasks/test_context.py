@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from cancerllm_utils.tasks.context import (count_tokens, findings_of, index_note, names_histology, rank_units, select_context, split_units, terms)
+from cancerllm_utils.tasks.context import count_tokens, findings_of, index_note, names_histology, rank_units, select_context, split_units, terms
 from cancerllm_utils.tasks.task import load_task
 
 QUERY = load_task("phenotype_extraction")["fields"]["pT"]["query"]

@@ -1,8 +1,7 @@
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.tasks.task import (NOT_STATED, alpaca_prompt, build_prompt, hash_order, load_task, prompt_hash, question_context, read_jsonl,
-                                        task_names, write_jsonl)
+from cancerllm_utils.tasks.task import NOT_STATED, alpaca_prompt, build_prompt, hash_order, load_task, prompt_hash, question_context, read_jsonl, task_names, write_jsonl
 
 TASKS = ["diagnosis_generation", "phenotype_extraction", "registry_prediction"]
 
@@ -20,8 +19,9 @@ def test_task_has_the_keys(name):
     assert spec["generation_kwargs"] == {"do_sample": False, "max_new_tokens": 50}       # PAPER.md, Decoding
     assert spec["refusal"] == NOT_STATED and spec["metric_list"][0] == "average"
     assert "{context}" in spec["doc_to_text"] and spec["gold"] in ("stated_value", "registry_value")
-    for field, entry in spec["fields"].items():
-        assert entry["name"] and entry["query"] == entry["query"].lower() and len(entry["query"].split()) >= 6, field
+    assert all(entry["name"] for entry in spec["fields"].values())
+    for entry in (spec.get("variants") or spec["fields"]).values():
+        assert entry["query"] == entry["query"].lower() and len(entry["query"].split()) >= 6
 
 
 def test_the_prompt_is_alpacas_letter_by_letter():
