@@ -38,10 +38,8 @@ def encode(model, tokenizer, prompts: list[str], room: int) -> dict:
 
 
 def arithmetic(model):
-    """bf16 autocast where a CPU is fast at it, nothing elsewhere (on a card the weights themselves are bf16)."""
-    place = models.device_and_precision()
-    fast_cpu = model.device.type == "cpu" and place["precision"] == "bf16"
-    return torch.autocast("cpu", torch.bfloat16) if fast_cpu else contextlib.nullcontext()
+    """bf16 autocast for a model that was loaded so on a CPU, nothing elsewhere (on a card the weights themselves are bf16)."""
+    return torch.autocast("cpu", torch.bfloat16) if model.device.type == "cpu" and model.precision == "bf16" else contextlib.nullcontext()
 
 
 @torch.inference_mode()
@@ -195,7 +193,7 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
         raise UserError(f"file {in_path}: missing. Run notebook 02_dataset_preparation with this task first.")
     examples = [json.loads(line) for line in in_path.read_text(encoding="utf-8").splitlines()]
     settings = {"model": model_identity, "data": models.sha256(in_path), "values": values, "decoding": decoding, "max_new_tokens": max_new_tokens,
-                "batch_size": batch_size, "precision": models.device_and_precision()["precision"], "versions": models.library_versions()}
+                "batch_size": batch_size, "precision": model.precision, "versions": models.library_versions()}
     fingerprint, record = checkpoints.identity(settings), out_path.with_suffix(".run.json")
     if out_path.is_file() and record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
         return json.loads(record.read_text())["outcome"]

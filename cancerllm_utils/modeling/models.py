@@ -101,6 +101,7 @@ def load_model(name: str, precision: str = "auto", load_in_4bit: bool = False):
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     agree_on_special_tokens(model, tokenizer)
+    model.precision = place["precision"]  # read by generation: on a CPU bf16 means autocast over fp32 weights
     return model.eval() if load_in_4bit else model.to(place["device"]).eval()
 
 
@@ -199,6 +200,7 @@ def load_stage(model_dir, precision: str = "auto"):
                          [before["sha256"] for before in card["adapters_before"]] + [card["adapter_sha256"]])
     if place["device"] == "cuda":
         model = model.to("cuda", torch.bfloat16 if place["precision"] == "bf16" else torch.float32)
+    model.precision = place["precision"]
     return model.eval(), load_tokenizer(card["base"]), card
 
 
@@ -245,6 +247,14 @@ def meta_model(name: str):
 def parameter_count(name: str) -> int:
     """Number of parameters of a base model."""
     return meta_model(name).num_parameters()
+
+
+def parameter_count(name: str) -> int:
+    """Number of parameters of a model of models.yaml, counted on the meta device from its shape."""
+    entry = model_entry(name)
+    config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> int:

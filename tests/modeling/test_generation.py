@@ -100,6 +100,16 @@ def test_batches_are_fixed_by_length_whatever_the_order(tiny):
     assert [[PROMPTS[i] for i in b] for b in batches] == [[PROMPTS[::-1][i] for i in b] for b in backwards]
 
 
+def test_bf16_on_a_cpu_is_autocast_and_only_where_it_was_asked_for(tiny_model_dir):
+    model, tokenizer = models.load_model(tiny_model_dir, "bf16"), models.load_tokenizer(tiny_model_dir)
+    if model.device.type != "cpu":
+        pytest.skip("there is a CUDA card")
+    with generation.arithmetic(model):
+        assert model(**tokenizer("Right lung", return_tensors="pt")).logits.dtype == torch.bfloat16
+    with generation.arithmetic(models.load_model(tiny_model_dir, "fp32")):
+        assert model(**tokenizer("Right lung", return_tensors="pt")).logits.dtype == torch.float32
+
+
 class Killed(Exception):
     pass
 
