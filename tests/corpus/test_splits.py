@@ -73,7 +73,7 @@ def test_a_patient_of_two_institutions_is_external_with_all_notes():
 
 
 def test_an_unknown_name_stops_with_the_nearest_one():
-    with pytest.raises(UserError, match="'Hospitl 7' is not an institution.*'Hospital 7'"):
+    with pytest.raises(UserError, match=r"'Hospitl 7' is not an institution.*'Hospital 7'"):
         assign(cohort(600), 0, ["Hospitl 7"])
 
 
