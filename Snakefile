@@ -5,7 +5,7 @@ import sys
 from cancerllm_utils import execute, params, paths
 
 PROFILE = config.get("profile", "quick")
-RUN = paths.run_dir(PROFILE)
+RUN = params.run_dir(PROFILE)
 JOBS = params.jobs(PROFILE)
 PYTHON = sys.executable
 

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cancerllm", description="The open, re-runnable CancerLLM. Research on historical data, not for clinical use.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run every notebook of a profile that is not up to date")
-    run.add_argument("profile", nargs="?", default="quick")
+    run.add_argument("profile", nargs="?", default="quick", help="a file of params/ by name, or the path of a .yaml file of your own")
     run.add_argument("--dry-run", action="store_true", help="say what would run, run nothing")
     run.add_argument("--cores", type=int, default=0, help="cores to use (default: all)")
     check = commands.add_parser("check", help="say what a profile lacks on this machine")
@@ -48,12 +48,12 @@ def run_command(arguments) -> int:
     """Check the profile, say what is to come, hand over to Snakemake, say where the report is."""
     from cancerllm_utils import params, preflight
 
-    profile = arguments.profile
+    profile = arguments.profile if not arguments.profile.endswith((".yaml", ".yml")) else str(params.profile_path(arguments.profile))
     jobs = params.jobs(profile)
     problems = [finding for finding in preflight.check(profile) if finding["missing"]]
     if problems:
         raise UserError(f"profile {profile} cannot run here:\n" + "\n".join(f"  - {finding['text']}" for finding in problems))
-    run_dir = paths.run_dir(profile)
+    run_dir = params.run_dir(profile)
     run_dir.mkdir(parents=True, exist_ok=True)
     params.write_flat(profile, jobs)
     lock = open(run_dir / ".lock", "w")

@@ -21,6 +21,16 @@ def profiles() -> list[str]:
     return sorted(p.stem for p in paths.PARAMS.glob("*.yaml"))
 
 
+def profile_path(name: str) -> Path:
+    """File of a profile: `quick` is params/quick.yaml, `my/own.yaml` a file of the user's own."""
+    return Path(name).expanduser().resolve() if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
+
+
+def run_dir(name: str) -> Path:
+    """Folder of a profile's run: runs/<name of the file>."""
+    return paths.run_dir(profile_path(name).stem)
+
+
 @lru_cache
 def declared(notebook: str) -> dict[str, tuple[str, object, str]]:
     """{parameter: (type name, default, help)} of a notebook's cell tagged `parameters`, as papermill reads it."""
@@ -34,9 +44,9 @@ def declared(notebook: str) -> dict[str, tuple[str, object, str]]:
 
 def load_profile(name: str) -> dict:
     """The profile's YAML, checked: {"study": {...}, "shared": {...}, <notebook>: {...}}. Raises UserError naming the nearest right name."""
-    path = paths.PARAMS / f"{name}.yaml"
+    path = profile_path(name)
     if not path.is_file():
-        raise UserError(f"There is no profile {name!r}{nearest(name, profiles())}. Profiles are the files of {paths.PARAMS}: {', '.join(profiles())}.")
+        raise UserError(f"There is no profile {name!r}{nearest(name, profiles())}. Profiles are the files of {paths.PARAMS}: {', '.join(profiles())}; or give the path of a .yaml file of your own.")
     try:
         profile = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -105,7 +115,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
         known = declared(notebook)
         values = {key: default for key, (_, default, _) in known.items()}
         values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
-        values["run_dir"] = str(paths.run_dir(name))
+        values["run_dir"] = str(run_dir(name))
         values = {key: float(v) if known[key][0] == "float" else v for key, v in values.items()}
         if notebook == PER_STAGE:
             for stage in study["stages"]:
@@ -117,7 +127,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
 
 def write_flat(name: str, all_jobs: dict[str, dict]) -> None:
     """Write runs/<profile>/params/<job>.yaml for every job, so that `papermill NOTEBOOK OUT -f FILE` reproduces it."""
-    folder = paths.run_dir(name) / "params"
+    folder = run_dir(name) / "params"
     folder.mkdir(parents=True, exist_ok=True)
     for job, values in all_jobs.items():
         # safe_dump writes 1.0e-05, which YAML reads back as a number; json.dumps writes 1e-05, which it reads as text

@@ -105,6 +105,15 @@ def load(data_dir: Path) -> dict:
     }
 
 
+def check_files(data_dir: Path) -> None:
+    """Raise the UserError that `load` would raise for the first missing file, without reading any."""
+    folder = Path(data_dir) / "tcga"
+    find(folder, "tissue_source_sites.tsv")
+    find_all(folder / "clinical", "nationwidechildrens.org_clinical_patient_*.txt")
+    find_all(folder / "reports", "*.csv")
+    find(folder, "breast_reports.csv")
+
+
 def find(folder: Path, name: str) -> Path:
     """The file, plain or with .gz; UserError with its public source when there is neither."""
     for path in (folder / name, folder / f"{name}.gz"):

@@ -86,7 +86,7 @@ STATEMENTS = (" The {key} is {value}.", " {key}: {value}.", " {key} was {value}.
 QUESTIONS = ("\nWhat is the {key}?\n{value}\n", "\nQ: {key}? A: {value}\n", "\nThe {key} in the text is: {value}\n", "\n{key}: {value}\n", "\nIn the text, what is the {key} in the given context?\nAnswer:\n{value}\n")
 
 
-def planted_row(rng: np.random.Generator, words: list[str], passage: list[str]) -> tuple[list[str], list[bool]]:
+def planted_row(rng: np.random.Generator, words: list[str], passage: list[str], n_questions: int = 3) -> tuple[list[str], list[bool]]:
     """A passage of real words with 1-6 planted key-value statements, then questions about them: text pieces, and which pieces are the answers."""
     keys, statements = {}, []
     for _ in range(rng.integers(1, 7)):
@@ -104,7 +104,7 @@ def planted_row(rng: np.random.Generator, words: list[str], passage: list[str]) 
         start = cut
     pieces.append(" " + " ".join(passage[start:]))
     is_answer = [False] * len(pieces)
-    for key in rng.permutation(list(keys))[:3]:
+    for key in rng.permutation(list(keys))[:n_questions]:
         before, after = QUESTIONS[rng.integers(len(QUESTIONS))].format(key=key, value="\0").split("\0")
         pieces += [before, keys[key], after]
         is_answer += [False, True, False]

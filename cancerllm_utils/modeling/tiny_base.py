@@ -84,12 +84,17 @@ def make_config(tokenizer) -> MistralConfig:
     )  # fmt: skip
 
 
-def make_batch(step: int, seed: int, stream: np.ndarray, tokenizer, words: list[str], n_rows: int, length: int, recall_share: float):
-    """One batch (ids, labels), a pure function of the step, so that a resumed run sees what an unbroken one would have seen."""
+def make_batch(step: int, seed: int, stream: np.ndarray, tokenizer, words: list[str], n_rows: int, length: int, recall_share: float, dense: bool):
+    """One batch (ids, labels, rows that train recall), a pure function of its arguments, so that a resumed run sees what an unbroken one would have seen.
+
+    `dense`: short passages and a question about every planted value.
+    """
     rng = np.random.default_rng([seed, step])
     ids, labels = np.zeros((n_rows, length), dtype=np.int64), np.full((n_rows, length), -100, dtype=np.int64)
+    is_recall = torch.zeros(n_rows, dtype=torch.bool)
     for row in range(n_rows):
         kind = rng.random()
+        is_recall[row] = kind < recall_share
         if kind >= recall_share:
             start = rng.integers(0, len(stream) - length)
             ids[row] = labels[row] = stream[start : start + length]
@@ -102,8 +107,8 @@ def make_batch(step: int, seed: int, stream: np.ndarray, tokenizer, words: list[
             at = 0
             while at < length:
                 start = rng.integers(0, len(stream) - 400)
-                passage = tokenizer.decode(stream[start : start + rng.integers(10, 240)], skip_special_tokens=True).split()
-                pieces, is_answer = recall.planted_row(rng, words, passage)
+                passage = tokenizer.decode(stream[start : start + rng.integers(10, 80 if dense else 240)], skip_special_tokens=True).split()
+                pieces, is_answer = recall.planted_row(rng, words, passage, 6 if dense else 3)
                 tokens, flags = [tokenizer.bos_token_id], [False]
                 for encoded, answer in zip(tokenizer(pieces, add_special_tokens=False)["input_ids"], is_answer, strict=True):
                     tokens += encoded
@@ -112,7 +117,7 @@ def make_batch(step: int, seed: int, stream: np.ndarray, tokenizer, words: list[
                 ids[row, at : at + n] = tokens[:n]
                 labels[row, at : at + n] = np.where(flags[:n], tokens[:n], -100)
                 at += n
-    return torch.from_numpy(ids), torch.from_numpy(labels)
+    return torch.from_numpy(ids), torch.from_numpy(labels), is_recall
 
 
 @torch.no_grad()
@@ -129,12 +134,12 @@ def held_out_loss(model, stream: np.ndarray, n_bytes: int, length: int = 512, ma
 
 def train(
     data_dir: Path, out_dir: Path, max_tokens: int, tokens_per_step: int, learning_rate: float, recall_share: float, vocab_size: int = 8192,
-    long_share: float = 0.15, eval_every: int = 100, save_every: int = 100, max_seconds: int = 0, seed: int = 42,
+    long_share: float = 0.15, recall_from: float = 0.4, eval_every: int = 100, save_every: int = 100, max_seconds: int = 0, seed: int = 42,
 ) -> dict:  # fmt: skip
     """Train (or go on training) the tiny base into `out_dir`; returns the card's numbers. Everything that varies is a function of step and seed.
 
     Rows are 256 tokens long at first, then 512, and 1,024 in the last `long_share` of the steps. `max_seconds` ends the run early with a full decay
-    planned from the measured speed (0: train `max_tokens`).
+    planned by the clock (0: train `max_tokens`). After the share `recall_from` of the run, recall rows are denser and weigh more.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,12 +203,16 @@ def train(
         rate = min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1 - done) / 0.45)  # short warm-up, flat, then linear decay over the last 45 %
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate * group["scale"]
-        ids, labels = make_batch(step, seed, stream, tokenizer, words, n_rows, length, recall_share)
+        dense = done > recall_from
+        ids, labels, is_recall = make_batch(step, seed, stream, tokenizer, words, n_rows, length, 1.5 * recall_share if dense else recall_share, dense)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             states = model.model(input_ids=ids.to(device), use_cache=False)[0][:, :-1]
             target = labels[:, 1:].to(device)
             known = target != -100  # recall rows train their answers only: no logits for the rest
-            loss = torch.nn.functional.cross_entropy(model.lm_head(states[known]).float(), target[known])
+            losses = torch.nn.functional.cross_entropy(model.lm_head(states[known]).float(), target[known], reduction="none")
+            # Answers are a hundredth of the tokens: once language has come, they count as half of the text does, or copying by question never comes.
+            share = is_recall[:, None].expand_as(target)[known].to(device)
+            loss = losses[~share].sum() / (~share).sum().clamp(min=1) + 0.5 * losses[share].sum() / share.sum().clamp(min=1) if dense else losses.mean()
         if not torch.isfinite(loss):
             raise UserError(f"The loss of the tiny base became {loss.item()} at step {step}. Lower learning_rate; the last good state is {state_file}.")
         loss.backward()
