@@ -26,7 +26,7 @@ def test_score_prints_eight_json_rows_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "empty"),
+        ("", "no row"),
         ('{"id": 1, "answers": ["a"], "prediction": "a"}\n{"id": 1, "answers": ["a"], "prediction": "a"}\n', "line 2"),
         ('{"id": 1, "answers": "a", "prediction": "a"}\n', "line 1"),
         ('{"id": 1, "answers": ["a"]}\n', "prediction"),

@@ -47,7 +47,7 @@ def test_first_code_cell_declares_typed_commented_parameters(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_declared_parameter_is_used(path):
-    first, *rest = code_cells(path)
+    rest = code_cells(path)[1:]
     used = {node.id for cell in rest for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
     assert set(params.declared(path.stem)) - used <= {"model", "seed", "report_text"}  # read from the step's record
 

@@ -249,14 +249,6 @@ def parameter_count(name: str) -> int:
     return meta_model(name).num_parameters()
 
 
-def parameter_count(name: str) -> int:
-    """Number of parameters of a model of models.yaml, counted on the meta device from its shape."""
-    entry = model_entry(name)
-    config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-
-
 def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> int:
     """Number of parameters that LoRA would train.
 
