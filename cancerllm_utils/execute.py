@@ -30,7 +30,7 @@ def run_notebook(job: str, profile_run: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="cllm") as folder:
         try:
             papermill.execute_notebook(
-                source, target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.NOTEBOOKS,
+                source, target, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=paths.NOTEBOOKS, shutdown_kernel="immediate",
                 stdout_file=sys.stdout, stderr_file=sys.stderr, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/k"}}),
             )  # fmt: skip
         except PapermillExecutionError as error:

@@ -29,7 +29,7 @@ def start(notebook: str, namespace: dict, part: str = "") -> dict:
     name = f"{notebook}.{part}" if part else notebook
     mark = run_dir / "records" / f"{name}.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(mark.with_suffix(".lock"), "w")  # noqa: SIM115  held until the kernel ends
+    lock = open(mark.with_suffix(".lock"), "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

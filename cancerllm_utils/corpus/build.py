@@ -47,8 +47,9 @@ def build_corpus(run_dir: Path, corpus: str, data_dir: str = "", n_patients: int
     (folder / "scrubbed.json").write_text(json.dumps(removed, indent=1), encoding="utf-8")
     with open(folder / "quarantine.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in quarantined)
-    print(f"{len(notes) + len(quarantined) + sum(step.get('dropped', 0) for step in flow):,} rows in = {len(notes):,} notes kept"
-          f" + {sum(step.get('dropped', 0) for step in flow):,} dropped by rule + {len(quarantined):,} quarantined")  # fmt: skip
+    left_out = sum(step.get("dropped", 0) for step in flow)  # damaged rows of the source stand in its flow and in the quarantine
+    print(f"{len(loaded['notes']) + left_out:,} rows in = {len(notes):,} notes kept + {left_out:,} left out by a step of the flow"
+          f" + {len(loaded['notes']) - len(notes):,} quarantined after loading; {len(quarantined):,} entries in quarantine.jsonl")  # fmt: skip
     return {
         "notes": notes, "labels": note_labels, "splits": rings, "patients": patients, "institutions": institutions,
         "flow": flow, "scrubbed": removed, "quarantined": quarantined,

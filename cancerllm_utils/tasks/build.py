@@ -61,7 +61,7 @@ def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFram
     for variant, setting in variants_of(spec, corpus).items():
         kind = rows["note_type"].map(lambda name, kinds=setting["note_types"]: any(word in name for word in kinds))
         suffix = f"|{variant}" if variant else ""
-        parts.append(rows[kind].assign(variant=variant, example_id=lambda part, end=suffix: part["note_id"] + "|" + part["field"] + end))
+        parts.append(rows[kind].assign(variant=variant, example_id=lambda part, end=suffix: f"{spec['task']}|" + part["note_id"] + "|" + part["field"] + end))
     columns = ["example_id", "patient_id", "note_id", "task", "field", "variant", "answer", "evidence", "headline", "cancer_type", "institution", "split",
                "quote_start", "quote_end"]
     items = pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(variant="", example_id="")
