@@ -71,13 +71,16 @@ def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFram
 def take_order(items: pd.DataFrame, seed: int, balance: bool) -> pd.DataFrame:
     """Items in the order in which they are taken, by hash and so the same on every machine.
 
-    Turns go round: by (field, answer) if `balance`, so that a rare value is taken as early as a common one; else by patient, so that
-    a few hundred items come from as many patients as possible.
+    Turns go round: if `balance`, by field and within a field by answer, so that a rare value is taken as early as a common one and an open
+    field, whose values are all rare, does not crowd out the others; else by patient, so that a few hundred items come from as many patients
+    as possible.
     """
     items = items.assign(order=[hash_order(seed, f"{note}|{field}") for note, field in zip(items["note_id"], items["field"], strict=True)],
                          patient_order=[hash_order(seed, patient) for patient in items["patient_id"]])
     items = items.sort_values(["order", "example_id"])
     turn = items.groupby(["field", "answer"] if balance else "patient_id").cumcount()
+    if balance:
+        turn = items.assign(turn=turn).sort_values(["turn", "order"]).groupby("field").cumcount()
     return items.assign(turn=turn).sort_values(["turn", "patient_order", "order", "example_id"])
 
 
