@@ -75,7 +75,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
     notes, labels = read_corpus(run_dir)
     table = []
     for name in tasks:
-        spec = load_task(name)
+        started, spec = time.monotonic(), load_task(name)
         train = training_items(spec, corpus, notes, labels, settings["not_stated_share"], seed)
         sets = {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits}
         by_field, by_cancer = majority(train, ["field"]), majority(train, ["field", "cancer_type"])
@@ -91,6 +91,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
             begun = time.monotonic()
             rules = rule_answers(spec, sets, common, notes, corpus)
             answered.append(("rules", rules, (time.monotonic() - begun) / max(1, sum(map(len, sets.values())))))
+        print(f"baselines: {name} fitted on {len(train)} items and answered in {time.monotonic() - started:.0f} s", flush=True)
         for model, answers, each in answered:
             for split, rows in sets.items():
                 write_jsonl(run_dir / "predictions" / model / "baseline" / f"{name}.{split}.jsonl", [

@@ -233,6 +233,9 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
                 })
                 rows += made
             write_jsonl(run_dir / "datasets" / name / f"{split}.jsonl", rows)
+            n_patients, of = len({row["patient_id"] for row in rows}), items.loc[items["split"].eq(split), "patient_id"].nunique()
+            how = "all items" if caps[split] is None else f"at most {caps[split]} items, sampled {'by value' if balance and split == 'train' else 'by patient'}, seed {seed}"
+            print(f"{name} {split}: {len(rows)} items of {n_patients} of {of} patients ({how})", flush=True)
     table = pd.DataFrame(summary)
     settings = {
         "corpus": corpus, "tasks": list(tasks), "fields": fields, "context_tokens": context_tokens, "head_tokens": head_tokens,

@@ -52,5 +52,5 @@ def parse(raw: str, task: str, field: str, allowed: list[str] | None) -> str:
         match = pattern.fullmatch(line)
         if match and (not allowed or template.format(**match.groupdict()) in allowed):
             return template.format(**match.groupdict())
-    form = _rules()["open"].get(field)
-    return line if not allowed and (form is None or form.fullmatch(line)) else UNPARSED
+    form = _rules()["open"].get(field, _rules()["open"]["any"])
+    return line if not allowed and form.fullmatch(line) else UNPARSED

@@ -1,3 +1,4 @@
+import itertools
 import random
 import re
 
@@ -19,7 +20,7 @@ def squashed(text):
 def test_units_hold_every_letter_once_and_in_order(text):
     spans = split_units(text)
     assert squashed("".join(text[start:end] for start, end in spans)) == squashed(text)
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
 def test_text_without_sentence_ends_is_cut_into_windows():

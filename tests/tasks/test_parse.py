@@ -14,9 +14,12 @@ CASES = [
     ("grade_bladder", "high-grade", "High"), ("er", "ER positive", "Positive"), ("her2", "equivocal", "Equivocal"), ("pr", "not positive", "unparsed"),
     ("histology", "Squamous  Cell Carcinoma", "squamous cell carcinoma"), ("histology", "squamous", "unparsed"),
     ("diagnosis", "squamous cell carcinoma of the lung", "squamous cell carcinoma of the lung"), ("diagnosis", "lung cancer", "unparsed"),
+    ("diagnosis", "of the " * 30, "unparsed"), ("diagnosis", "squamous cell carcinoma of the head and neck", "squamous cell carcinoma of the head and neck"),
 ]
 SYNTHETIC = [
-    ("stage", "pT2 pN1", "T2 N1"), ("stage", "T2a, N0", "T2 N0"), ("stage", "II", "unparsed"), ("tumor_size", "2.5 cm", "2.5 cm"), ("tumor_size", "large", "unparsed"), ("tumor_site", "upper outer quadrant", "upper outer quadrant"),
+    ("stage", "pT2 pN1", "T2 N1"), ("stage", "T2a, N0", "T2 N0"), ("stage", "II", "unparsed"), ("tumor_size", "2.5 cm", "2.5 cm"), ("tumor_size", "large", "unparsed"), ("tumor_size", "2" * 50, "unparsed"), ("tumor_size", "25 x 12 mm", "25 x 12 mm"),
+    ("tumor_site", "lung " * 20, "unparsed"), ("tumor_site", "22", "unparsed"),
+    ("tumor_site", "upper outer quadrant", "upper outer quadrant"),
     ("grade", "gleason 7", "Gleason 7"), ("grade", "3+4=7", "Gleason 7"), ("grade", "high grade", "High"), ("grade", "grade 2", "G2"), ("laterality", "left", "Left"),
     ("receptor_type", "er pr", "ER PR"), ("receptor_type", "ER or PR", "unparsed"), ("receptor_status", "er positive pr negative her2 negative", "ER positive PR negative HER2 negative"),
 ]

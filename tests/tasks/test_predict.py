@@ -107,7 +107,7 @@ def test_encoding_and_missing_files(tmp_path):
     with pytest.raises(UserError, match="not found"):
         predict.read_input(tmp_path / "none.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no .txt files"):
+    with pytest.raises(UserError, match=r"no \.txt files"):
         predict.read_input(tmp_path / "empty")
     (tmp_path / "crlf.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
     assert predict.read_input(tmp_path / "crlf.jsonl") == [{"note_id": "a", "text": "Right lung.", "cancer_type": ""}]
