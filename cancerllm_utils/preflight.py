@@ -1,5 +1,6 @@
 """What a profile needs and what this machine has: said in plain words before anything runs, with the remedy."""
 
+import importlib.util
 import shutil
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def check_model(profile: str, jobs: dict) -> list[dict]:
     for name in sorted(names):
         entry = models.model_entry(name)
         if "hub_id" in entry:
-            findings += check_hub_model(entry)
+            findings += check_hub_model(entry, any(values.get("load_in_4bit") for values in jobs.values()))
             findings += check_adapters(name, jobs)
         else:
             there = (Path(entry["source"]) / "model.safetensors").is_file()
@@ -59,7 +60,7 @@ def check_model(profile: str, jobs: dict) -> list[dict]:
     return findings
 
 
-def check_hub_model(entry: dict) -> list[dict]:
+def check_hub_model(entry: dict, wants_4bit: bool) -> list[dict]:
     """Weights in the local cache or a way to fetch them; a CUDA card with enough memory."""
     import torch
     from huggingface_hub import try_to_load_from_cache
@@ -77,6 +78,9 @@ def check_hub_model(entry: dict) -> list[dict]:
     else:
         total = torch.cuda.get_device_properties(0).total_memory / 1e9
         findings.append({"missing": total < 15.5, "text": f"graphics card {torch.cuda.get_device_name()} has {total:.0f} GB" + ("" if total >= needed else f"; bf16 weights want {needed:.0f} GB: set load_in_4bit: true" if total >= 15.5 else ": at least 16 GB are needed")})
+    if wants_4bit:
+        there = importlib.util.find_spec("bitsandbytes") is not None
+        findings.append({"missing": not there, "text": "bitsandbytes found" if there else "bitsandbytes is not installed, and 4-bit weights need it: .venv/bin/pip install bitsandbytes, or set load_in_4bit: false"})
     return findings
 
 

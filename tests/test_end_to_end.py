@@ -16,6 +16,7 @@ import yaml
 from cancerllm_utils import paths
 
 SMALL = {
+    "shared": {"tasks": ["phenotype_extraction", "registry_prediction", "diagnosis_generation"]},
     "01_data_exploration": {"n_patients": 90},
     "02_dataset_preparation": {"max_train_items": 40, "max_dev_items": 8, "max_test_items": 6, "context_tokens": 64, "head_tokens": 8},
     "03_continued_pretraining": {"max_tokens": 12000, "max_length": 256, "eval_tokens": 1500, "eval_splits": ["dev"]},
