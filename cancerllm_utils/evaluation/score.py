@@ -8,18 +8,16 @@ import csv
 import json
 import os
 import re
-import subprocess
 from array import array
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import stats
 from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, value_scores
-from cancerllm_utils.paths import ROOT
 
 SCORE_COLUMNS = [
     "model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric",
@@ -332,14 +330,9 @@ def append_ledger(run_dir, split: str, why: str) -> bool:
         return False
     path = Path(run_dir) / "results" / "ledger.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False)
-        commit = git.stdout.strip() or "unknown"
-    except OSError:  # no git on this machine
-        commit = "unknown"
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if file.tell() == 0:
             writer.writerow(["date", "commit", "split", "why"])
-        writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), commit, split, why])
+        writer.writerow([record.now(), record.commit(), split, why])
     return True
