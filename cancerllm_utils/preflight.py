@@ -129,20 +129,21 @@ def estimate(profile: str, due: list[str]) -> str:
 
     jobs = params.jobs(profile)
     rate = matrix_rate()
+    prepared = jobs.get("02_dataset_preparation", {})
+    prompt_tokens = prepared.get("context_tokens", 128) + 100  # the text, the instruction, the question
     seconds = 0.0
     for job in due:
         values = jobs[job]
         seconds += 12  # kernel, imports, tables
         size = models.parameter_count(values["model"]) if "model" in values else 7.3e6
         if job.startswith("03"):
-            tokens = values["max_tokens"] or 4e6
-            seconds += (4 * size * tokens * values["num_train_epochs"] ** 0 + 4 * size * values["eval_tokens"] * len(values["eval_splits"])) / rate
+            tokens = values["max_tokens"] or values["num_train_epochs"] * 3e6  # the notes of the public training ring
+            seconds += 4 * size * (tokens + values["eval_tokens"] * len(values["eval_splits"])) / rate
         elif job.startswith("04"):
-            seconds += 4 * size * (values["max_tokens"] or 4e6) / rate
+            seconds += 4 * size * (values["max_tokens"] or values["num_train_epochs"] * 12_000 * prompt_tokens) / rate
         elif job.startswith("05"):
-            second = jobs.get("02_dataset_preparation", {})
-            items = len(values["tasks"]) * len(values["test_sets"]) * len(values["stages"]) * (second.get("max_test_items") or 1500)
-            seconds += items * 2 * size * (second.get("context_tokens", 128) + 100) / rate + 30
+            items = len(values["tasks"]) * len(values["test_sets"]) * len(values["stages"]) * (prepared.get("max_test_items") or 1500)
+            seconds += items * 2 * size * prompt_tokens / rate + 30
         elif job.startswith("A1") and values["train_base"]:
             seconds += values["max_seconds"] or 6 * size * values["max_tokens"] / rate
         elif job.startswith("01") and values["corpus"] == "tcga":
@@ -151,7 +152,7 @@ def estimate(profile: str, due: list[str]) -> str:
 
 
 def matrix_rate() -> float:
-    """FLOP/s that training of a small model is likely to reach here: half of what a matrix product reaches now."""
+    """FLOP/s that work on a model is likely to reach here: four fifths of what a matrix product reaches now (measured with the tiny base on two cores)."""
     import torch
 
     from cancerllm_utils.modeling import models
@@ -164,4 +165,4 @@ def matrix_rate() -> float:
     while time.perf_counter() - started < 0.3:
         (a @ a.T)[0, 0].item()
         n += 1
-    return 0.5 * n * 2 * 2048 * 2048 * 1024 / (time.perf_counter() - started)
+    return 0.8 * n * 2 * 2048 * 2048 * 1024 / (time.perf_counter() - started)
