@@ -83,6 +83,7 @@ def load_tokenizer(name: str):
         else:
             tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.padding_side = "left"
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # long notes are cut into rows here, so the warning would mislead
     return tokenizer
 
 
