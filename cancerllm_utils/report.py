@@ -120,12 +120,18 @@ def read_figures(run_dir: Path) -> list[dict]:
         if path is None:
             continue
         kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-        saved = re.compile(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"")  # the notebook file is JSON: quotes in code are escaped
         out.append({
-            "name": name, "file": path.name, "caption": caption, "notebook": next((stem for stem, text in code.items() if saved.search(text)), ""),
+            "name": name, "file": path.name, "caption": caption, "notebook": next((stem for stem, text in code.items() if saves(stem, text, name)), ""),
             "alt": f"Figure: {name.replace('_', ' ')}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
         })
     return sorted(out, key=lambda figure: figure["notebook"])
+
+
+def saves(stem: str, notebook: str, figure: str) -> bool:
+    """Whether the code of an executed notebook saves the figure: by its name, or by f"..._{stage}" in a notebook that runs per stage."""
+    part = stem.partition(".")[2]
+    names = [figure, figure.replace(part, "{stage}")] if part else [figure]
+    return any(re.search(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"", notebook) for name in names)  # the file is JSON: quotes in code are escaped
 
 
 def read_flow(run_dir: Path) -> pd.DataFrame | None:
