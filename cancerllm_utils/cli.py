@@ -46,13 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(arguments) -> int:
     """Check the profile, say what is to come, hand over to Snakemake, say where the report is."""
-    from cancerllm_utils import params, preflight
+    from cancerllm_utils import params
 
     profile = arguments.profile if not arguments.profile.endswith((".yaml", ".yml")) else str(params.profile_path(arguments.profile))
     jobs = params.jobs(profile)
-    problems = [finding for finding in preflight.check(profile) if finding["missing"]]
-    if problems:
-        raise UserError(f"profile {profile} cannot run here:\n" + "\n".join(f"  - {finding['text']}" for finding in problems))
     run_dir = params.run_dir(profile)
     run_dir.mkdir(parents=True, exist_ok=True)
     params.write_flat(profile, jobs)
@@ -70,6 +67,11 @@ def run_command(arguments) -> int:
     if not due:
         print(f"Nothing to do: every step of {profile} is up to date. The report: {report_of(run_dir)}")
         return 0
+    from cancerllm_utils import preflight  # seconds of imports that a run with nothing to do is spared
+
+    problems = [finding for finding in preflight.check(profile) if finding["missing"]]
+    if problems:
+        raise UserError(f"profile {profile} cannot run here:\n" + "\n".join(f"  - {finding['text']}" for finding in problems))
     print(f"Profile {profile}: {len(due)} of {len(jobs)} steps to run: {', '.join(due)}")
     print(preflight.estimate(profile, due))
     if arguments.dry_run:
