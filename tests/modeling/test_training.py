@@ -214,6 +214,7 @@ def test_too_long_rows_wrong_world_size_and_unknown_preset_are_refused(tiny_mode
 
 def test_training_reports_to_nobody(tiny_model_dir, tokenizer, tmp_path, monkeypatch):
     sent = []
+    monkeypatch.delenv("CI", raising=False)  # TRL itself reports nothing where CI is set: the test would prove nothing there
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **kwargs: sent.append(args))
     made = notes_trainer(tiny_model_dir, text_rows(tokenizer, ["Right lung."] * 4), tmp_path)
     assert sent == [] and made.args.report_to == []
