@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
-.PHONY: help run check test lint lab figures adopt-base clean
+.PHONY: help run check test chaos bench lab figures adopt-base clean
 .DEFAULT_GOAL := help
 
 help:            ## list the commands
@@ -27,6 +27,12 @@ check: $(READY)  ## say what a profile lacks on this machine (PROFILE=...)
 test: $(READY)   ## run the tests (no network, no GPU, no data needed)
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m pytest -q
+
+chaos: $(READY)  ## feed 10,000 malformed rows and 200 malformed files to the intake
+	@CANCERLLM_CHAOS_ROWS=10000 CANCERLLM_CHAOS_FILES=200 $(BIN)/python -m pytest -q tests/chaos
+
+bench: $(READY)  ## measure speed and memory (minutes; alone on the machine)
+	@export OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lab: $(READY)    ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

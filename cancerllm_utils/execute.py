@@ -44,7 +44,7 @@ def run_notebook(job: str, profile_run: Path) -> Path:
 
 
 def modules_used(notebook: str) -> list[Path]:
-    """The package files that a notebook's result depends on: modules it imports, directly or through others, and the YAML word lists that they name."""
+    """The package files that a notebook's result depends on: modules it imports, directly or through others, and the word lists and tables that they name or share a name with."""
     import nbformat
 
     code = "\n".join(cell.source for cell in nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code")
@@ -56,18 +56,21 @@ def modules_used(notebook: str) -> list[Path]:
             waiting |= imported(module.read_text(encoding="utf-8"), module)
     # what runs a notebook does not change what it finds
     found -= {paths.PACKAGE / f"{name}.py" for name in ("cli", "execute", "params", "record", "paths", "errors", "__init__")}
-    lists = {y for m in found for y in m.parent.glob("*.yaml") if y.name in m.read_text(encoding="utf-8") or m.parent.name == "tasks"}
+    lists = {
+        y for m in found for y in m.parent.iterdir() if y.suffix in (".yaml", ".txt", ".csv")
+        and (y.stem == m.stem or y.name in m.read_text(encoding="utf-8") or m.parent.name == "tasks")
+    }  # fmt: skip
     return sorted(found | lists)
 
 
 def data_fingerprint(values: dict) -> str:
-    """Names, sizes and times of the public data files that a step reads: new data reruns it. Empty where a step reads none."""
-    if values.get("corpus") != "tcga" and not values.get("train_base"):
-        return ""
-    folder = paths.data_dir(values.get("data_dir", ""))
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    state = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
-    return hashlib.sha256(f"{folder}\n{state}".encode()).hexdigest()
+    """Names, sizes and times of the files that a step reads from outside: new data reruns it. Empty where a step reads none."""
+    sources = [Path(values[name]) for name in ("labels_file", "adjudicated_csv") if values.get(name)]
+    if (values.get("corpus", "synthetic") != "synthetic" and "data_dir" in values) or values.get("train_base"):
+        sources.append(paths.data_dir(values.get("data_dir", "")))
+    files = [file for source in sources for file in (sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]) if file.is_file()]
+    state = "\n".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+    return hashlib.sha256(state.encode()).hexdigest() if sources else ""
 
 
 def imported(code: str, module: Path | None) -> set[Path]:

@@ -13,6 +13,7 @@ from cancerllm_utils.errors import UserError
 # Which job a notebook is run as. Notebooks with a `stage` parameter run once per stage of `study: stages`.
 STEPS = ("01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "00_summary", "A1_tiny_base")
 PER_STAGE = "04_instruction_tuning"
+FILES = ("data_dir", "labels_file", "adjudicated_csv")  # parameters that name files outside of the run
 STUDY_DEFAULTS = {"stages": ["sft", "cpt-sft"], "steps": list(STEPS), "description": ""}
 
 
@@ -104,6 +105,12 @@ def check_type(where: str, key: str, value, type_name: str, default) -> None:
         raise UserError(f"{where}: {key} must be {type_name or type(default).__name__}, not {type(value).__name__} ({value!r}).{remedy}")
 
 
+def absolute(name: str, value: str) -> str:
+    """A path of a profile as an absolute one: a relative path counts from the profile's own folder, in the profiles of params/ from the checkout."""
+    folder = profile_path(name).parent
+    return str((paths.ROOT if folder == paths.PARAMS else folder) / Path(value).expanduser()) if value else ""
+
+
 def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     """{job: all parameter values} of a profile, in running order; a job is a notebook's name, with `.stage` where it runs per stage."""
     profile = load_profile(name) if profile is None else profile
@@ -116,6 +123,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
         values = {key: default for key, (_, default, _) in known.items()}
         values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
         values["run_dir"] = str(run_dir(name))
+        values |= {key: absolute(name, values[key]) for key in FILES if key in values}
         values = {key: float(v) if known[key][0] == "float" else v for key, v in values.items()}
         if notebook == PER_STAGE:
             for stage in study["stages"]:

@@ -1,5 +1,6 @@
-"""The figures: one theme, one function per figure. Each takes result tables and returns a matplotlib Figure; none shows note text.
+"""The theme of all figures, `save`, and the figures of training and evaluation; those of the corpus are in plots_corpus.py.
 
+Each figure is one function that takes result tables and returns a matplotlib Figure; none shows note text.
 Marks differ by shape, dash or hatch as well as by colour (seaborn's colour-blind palette), so that a grey print reads the same, and every
 label carries its n. A Figure is closed before it is returned: a notebook shows it once, by returning it from the cell.
 """
@@ -15,7 +16,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from cancerllm_utils.summary import headline, main_split, model_name, ring_name, system_order, task_name
 
@@ -56,15 +56,17 @@ def save(fig: Figure, run_dir: str | Path, name: str, caption: str) -> Figure:
     return fig
 
 
-def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4), **kwargs) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4), **kwargs) -> tuple[Figure, np.ndarray]:
+    """A figure in the theme and its axes (rows x columns), already closed; size in inches."""
     use_theme()
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kwargs)
     plt.close(fig)  # else a notebook would show the figure a second time at the end of the cell
     return fig, axes
 
 
-def _empty(reason: str) -> Figure:
-    fig, axes = _figure(size=(6, 1.2))
+def empty_figure(reason: str) -> Figure:
+    """A figure that only says why there is nothing to draw."""
+    fig, axes = new_figure(size=(6, 1.2))
     axes[0, 0].set_axis_off()
     axes[0, 0].text(0.5, 0.5, reason, ha="center", va="center")
     return fig
@@ -80,10 +82,10 @@ def _style(systems: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     }
 
 
-def _heat(ax, values: pd.DataFrame, title: str) -> None:
-    """One annotated heat map of percentages; an empty cell means that there is nothing to measure."""
+def heat_map(ax, values: pd.DataFrame, title: str, annot: pd.DataFrame | bool = True, cmap: str = "cividis", vmin: float = 0) -> None:
+    """One heat map of percentages, annotated with them or with `annot`; an empty cell means that there is nothing to measure."""
     size = 8 if values.shape[1] <= 12 else 7
-    sns.heatmap(values.astype(float), ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"size": size},
+    sns.heatmap(values.astype(float), ax=ax, vmin=vmin, vmax=100, cmap=cmap, annot=annot, fmt=".0f", annot_kws={"size": size},
                 linewidths=0.5, cbar=False)
     ax.set(title=title, xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0)
@@ -91,77 +93,13 @@ def _heat(ax, values: pd.DataFrame, title: str) -> None:
     ax.grid(False)
 
 
-def cohort(notes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
-    """Patients by cancer type, stacked by ring. notes: patient_id, cancer_type; splits: patient_id, split."""
-    patients = notes.drop_duplicates("patient_id")[["patient_id", "cancer_type"]].merge(splits[["patient_id", "split"]], on="patient_id")
-    if patients.empty:
-        return _empty("no patients")
-    counts = patients.groupby(["cancer_type", "split"]).size().unstack(fill_value=0)
-    counts = counts[[ring for ring in RINGS if ring in counts]]
-    counts = counts.loc[counts.sum(axis=1).sort_values(kind="stable").index]
-    fig, axes = _figure(size=(8, 1.4 + 0.27 * len(counts)))
-    ax, left = axes[0, 0], np.zeros(len(counts))
-    labels = [f"{cancer} (n = {n:,})" for cancer, n in counts.sum(axis=1).items()]
-    for ring in counts:
-        ax.barh(labels, counts[ring], left=left, color=PALETTE[RINGS.index(ring)], hatch=HATCHES[RINGS.index(ring)], edgecolor="white", linewidth=0.5,
-                label=f"{ring_name(ring)} (n = {counts[ring].sum():,})")
-        left += counts[ring].to_numpy()
-    ax.margins(y=0.01)
-    ax.set(xlabel="patients", title=f"Patients by cancer type and ring (n = {len(patients):,})")
-    ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return fig
-
-
-def note_lengths(notes: pd.DataFrame) -> Figure:
-    """Distribution of words per note, one outline per note type. notes: note_type, text."""
-    if notes.empty:
-        return _empty("no notes")
-    words = notes["text"].str.split().str.len().clip(lower=1)
-    bins = np.geomspace(max(words.min() * 0.9, 0.9), words.max() * 1.1, 40)
-    fig, axes = _figure(size=(7, 3.6))
-    ax = axes[0, 0]
-    for i, (kind, part) in enumerate(words.groupby(notes["note_type"])):
-        ax.hist(part, bins=bins, weights=np.full(len(part), 100 / len(part)), histtype="step", linewidth=1.8, color=PALETTE[i % len(PALETTE)],
-                linestyle=DASHES[i % 4], label=f"{kind.replace('_', ' ')} (n = {len(part):,}, median {part.median():.0f} words)")
-    ax.set(xscale="log", xlabel="words per note", ylabel="% of notes of that type", title=f"Length of the notes (n = {len(notes):,})")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.1)
-    ax.legend(loc="best")
-    return fig
-
-
-def coverage(labels: pd.DataFrame, notes: pd.DataFrame) -> Figure:
-    """What the text states (above) and what the registry records (below), % of notes by field and cancer type. Uncertain notes count as not stated.
-
-    labels: note_id, field, evidence, registry_value; notes: note_id, cancer_type.
-    """
-    data = labels[["note_id", "field", "evidence", "registry_value"]].merge(notes[["note_id", "cancer_type"]], on="note_id")
-    if data.empty:
-        return _empty("no labels")
-    n_cancer = notes.groupby("cancer_type").size().sort_values(ascending=False, kind="stable")
-    n_field = data.groupby("field", sort=False).size()
-    panels = [("stated in the text", data["evidence"].eq("stated")), ("recorded in the registry", data["registry_value"].notna())]
-    fig, axes = _figure(2, 1, size=(3.2 + 0.42 * len(n_cancer), 2.4 + 0.5 * len(n_field)), sharex=True)
-    for ax, (what, hit) in zip(axes[:, 0], panels):
-        share = 100 * hit.groupby([data["field"], data["cancer_type"]]).mean().unstack()
-        share = share.reindex(index=n_field.index, columns=[c for c in n_cancer.index if c in share])
-        share.index = [f"{field} (n = {n_field[field]:,})" for field in share.index]
-        share.columns = [f"{cancer} (n = {n_cancer[cancer]:,})" for cancer in share.columns]
-        _heat(ax, share, f"Value {what}, % of notes")
-    return fig
-
-
 def cpt_loss(cpt: pd.DataFrame) -> Figure:
     """Loss per token on held-out notes before and after continued pre-training. cpt: when, split, loss, bits_per_byte, tokens."""
     wide = cpt.pivot_table(index="split", columns="when", values="loss", sort=False)
     if wide.empty or not {"before", "after"} <= set(wide):
-        return _empty("no loss before and after continued pre-training")
+        return empty_figure("no loss before and after continued pre-training")
     tokens = cpt[cpt["when"] == "after"].set_index("split")["tokens"]
-    fig, axes = _figure(size=(8.5, 1.4 + 0.55 * len(wide)))
+    fig, axes = new_figure(size=(8.5, 1.4 + 0.55 * len(wide)))
     ax, y = axes[0, 0], np.arange(len(wide))[::-1]
     ax.hlines(y, wide["after"], wide["before"], color="0.6", linewidth=2)
     ax.plot(wide["before"], y, "o", markerfacecolor="white", markeredgewidth=1.8, color=PALETTE[1], markersize=8, label="before")
@@ -180,8 +118,8 @@ def learning_curves(curve: pd.DataFrame) -> Figure:
     """Loss on training and development examples by step, one panel per stage. curve: stage, step, tokens, loss, dev_loss."""
     stages = list(dict.fromkeys(curve["stage"]))
     if not stages:
-        return _empty("no learning curve")
-    fig, axes = _figure(1, len(stages), size=(1.2 + 3.6 * len(stages), 3.4), sharey=True)
+        return empty_figure("no learning curve")
+    fig, axes = new_figure(1, len(stages), size=(1.2 + 3.6 * len(stages), 3.4), sharey=True)
     for ax, stage in zip(axes[0], stages):
         part = curve[curve["stage"] == stage].sort_values("step")
         train, dev = part.dropna(subset=["loss"]), part.dropna(subset=["dev_loss"])
@@ -204,8 +142,8 @@ def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None,
     rows = headline(scores, splits=[split])
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
-        return _empty("nothing was scored")
-    fig, axes = _figure(1, len(tasks), size=(2.2 + 3.1 * len(tasks), 1.4 + 0.36 * len(systems)), sharey=True)
+        return empty_figure("nothing was scored")
+    fig, axes = new_figure(1, len(tasks), size=(2.2 + 3.1 * len(tasks), 1.4 + 0.36 * len(systems)), sharey=True)
     y = {system: len(systems) - 1 - i for i, system in enumerate(systems)}
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task]
@@ -231,8 +169,8 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
     rows = headline(scores, splits=rings)
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
-        return _empty("neither test nor an external ring was scored")
-    fig, axes = _figure(1, len(tasks), size=(2.6 + 3.7 * len(tasks), 4), sharey=True)
+        return empty_figure("neither test nor an external ring was scored")
+    fig, axes = new_figure(1, len(tasks), size=(2.6 + 3.7 * len(tasks), 4), sharey=True)
     style = _style(systems)
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task]
@@ -270,17 +208,17 @@ def field_accuracy(scores: pd.DataFrame, split: str | None = None) -> Figure:
                   & (scores["field"] != "all")].drop_duplicates(["model", "stage", "task", "field"])
     tasks = [task for task in dict.fromkeys(rows["task"]) if rows.loc[rows["task"] == task, "field"].nunique() > 1]
     if not tasks:
-        return _empty("no task with several fields was scored")
+        return empty_figure("no task with several fields was scored")
     systems = system_order(rows)
     height = max(rows.loc[rows["task"] == task, "field"].nunique() for task in tasks)
-    fig, axes = _figure(1, len(tasks), size=(len(tasks) * (2.6 + 0.55 * len(systems)), 2.6 + 0.32 * height))
+    fig, axes = new_figure(1, len(tasks), size=(len(tasks) * (2.6 + 0.55 * len(systems)), 2.6 + 0.32 * height))
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task].assign(system=lambda d: [model_name(*pair) for pair in zip(d["model"], d["stage"])])
         wide = part.pivot(index="field", columns="system", values="f1").reindex(columns=[model_name(*s) for s in systems]).dropna(axis=1, how="all")
         n = part.groupby("field", sort=False)["n"].max()
         wide = wide.reindex(n.index)
         wide.index = [f"{field} (n = {int(n[field]):,})" for field in wide.index]
-        _heat(ax, wide, f"{task_name(task)}: right values, %\n{ring_name(split)}")
+        heat_map(ax, wide, f"{task_name(task)}: right values, %\n{ring_name(split)}")
     return fig
 
 
@@ -291,8 +229,8 @@ def value_against_false(scores: pd.DataFrame, split: str | None = None) -> Figur
     rows = found[0].merge(found[1], on=["model", "stage", "task"], suffixes=("_value", "_false")).dropna(subset=["f1_value", "f1_false"])
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
-        return _empty("no task with questions that the note leaves open was scored")
-    fig, axes = _figure(1, len(tasks), size=(3.2 + 3.8 * len(tasks), 4), sharey=True)
+        return empty_figure("no task with questions that the note leaves open was scored")
+    fig, axes = new_figure(1, len(tasks), size=(3.2 + 3.8 * len(tasks), 4), sharey=True)
     style = _style(systems)
     for ax, task in zip(axes[0], tasks):
         part = rows[rows["task"] == task]

@@ -37,6 +37,14 @@ def check_data(profile: str, jobs: dict) -> list[dict]:
             findings.append({"missing": False, "text": f"public TCGA files found in {folder / 'tcga'}"})
         except UserError as error:
             findings.append({"missing": True, "text": f"{error} Then set CANCERLLM_DATA to the folder that holds tcga/ (now {folder})."})
+    if first.get("corpus") == "local":
+        try:
+            from cancerllm_utils.corpus import local
+
+            local.check_files(first | {"data_dir": str(folder)})
+            findings.append({"missing": False, "text": f"your notes found in {folder}"})
+        except UserError as error:
+            findings.append({"missing": True, "text": str(error)})
     if jobs.get("A1_tiny_base", {}).get("train_base"):
         there = (paths.data_dir(jobs["A1_tiny_base"]["data_dir"]) / "literature" / "pmc_trial_articles.jsonl.gz").is_file()
         findings.append({"missing": not there, "text": "literature articles found" if there else f"{folder / 'literature'} lacks the articles that the tiny base is trained on: set CANCERLLM_DATA to the folder above literature/"})

@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 
 from cancerllm_utils import paths, summary
+from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
 
@@ -57,7 +58,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
         subject=_subject(cohort),
-        sentences=summary.sentences(scores, results["cpt"], results["comparisons"]),
+        sentences=summary.sentences(scores, results["cpt"], results["comparisons"], results["silver"]),
         scored=not scores.empty,
         paper=paper["sources"]["both"],
         headlines=_table(summary.headline_table(scores, paper, cohort["synthetic"])),
@@ -96,13 +97,15 @@ def read_records(run_dir: Path) -> list[dict]:
 
 
 def read_cohort(run_dir: Path) -> dict:
-    """notes and splits as DataFrames or None, and synthetic: True only when every note comes from the generator."""
+    """notes and splits as DataFrames or None; synthetic: True only when every note comes from the generator; corpus: its name, "" if not known."""
+    settings = run_dir / "datasets" / "settings.json"
     notes, splits = run_dir / "corpus" / "notes.parquet", run_dir / "corpus" / "splits.parquet"
     notes = pd.read_parquet(notes) if notes.is_file() else None
     return {
         "notes": notes,
         "splits": pd.read_parquet(splits) if splits.is_file() else None,
         "synthetic": notes is not None and len(notes) > 0 and notes["source"].str.startswith("synthetic").all(),
+        "corpus": json.loads(settings.read_text(encoding="utf-8")).get("corpus", "") if settings.is_file() else "",
     }
 
 
@@ -270,7 +273,9 @@ def _subject(cohort: dict) -> str:
         return "The notes of this run are not there, so the report cannot say what they are."
     if cohort["synthetic"]:
         return "The notes of this run are synthetic, written by a seeded generator: its scores show that the method works from end to end, and say nothing about patients."
-    return "The notes of this run are public, de-identified reports of historical patients; nothing in this report describes a patient of today."
+    if cohort["corpus"] == "local":
+        return "The notes of this run are an institution's own. Its patients stand behind these numbers: keep the report where their records may be kept."
+    return "The notes of this run are public, de-identified texts; nothing in this report describes a patient of today."
 
 
 def _cohort_sentences(cohort: dict, paper: dict | None) -> list[str]:
@@ -296,7 +301,8 @@ def _limits(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | None) -> 
     if cohort["synthetic"]:
         out.append("Generated notes are more regular than real ones: expect lower scores, and other errors, on the notes of a hospital.")
     elif cohort["notes"] is not None:
-        out.append("The text is old scans read by machine, with errors; institutions that gave many reports weigh more, and the patients are not a sample of today's.")
+        if cohort["corpus"] != "local":
+            out.append("The text is old scans read by machine, with errors; institutions that gave many reports weigh more, and the patients are not a sample of today's.")
         out.append("What a report states was decided by rules, with a registry beside them; both contain errors, and a silent registry does not mean a silent report.")
     if uncertain is not None:
         out.append(f"{uncertain.sum():,} of {len(uncertain):,} pairs of note and field could not be decided and are left out of the extraction scores.")
@@ -331,8 +337,22 @@ def main(arguments: list[str]) -> Path:
         return export_figures(paths.run_dir(arguments[1]))
     if len(arguments) != 1:
         raise UserError("Usage: python -m cancerllm_utils.report RUN_DIR, or --figures PROFILE.")
-    summary_step = [record for record in read_records(Path(arguments[0])) if record["step"] == "00_summary"]
-    return build_report(arguments[0], any(record["params"].get("report_text") is True for record in summary_step))
+    run_dir = Path(arguments[0])
+    summary_step = [record for record in read_records(run_dir) if record["step"] == "00_summary"]
+    page = build_report(run_dir, any(record["params"].get("report_text") is True for record in summary_step))
+    print(search_identifiers(run_dir))
+    return page
+
+
+def search_identifiers(run_dir: Path) -> str:
+    """Search the report's pages and the executed notebooks for what looks like an identifier: results/identifiers_in_report.csv and one sentence."""
+    files = sorted((run_dir / "report").glob("*.html")) + sorted((run_dir / "notebooks").glob("*.ipynb"))
+    found = identifiers.scan_files(files)
+    (run_dir / "results").mkdir(exist_ok=True)
+    found.assign(file=[Path(file).name for file in found["file"]]).to_csv(run_dir / "results" / "identifiers_in_report.csv", index=False)
+    kinds = found[found["found"] > 0].groupby("kind")["found"].sum()
+    seen = ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()) or "nothing"
+    return f"What looks like an identifier in {len(files)} pages and notebooks: {seen} (results/identifiers_in_report.csv; a search with measured recall, no proof of absence)."
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a run shows, as tables and sentences: functions of result tables, used by the summary notebook and by the report."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -44,10 +45,13 @@ SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgrou
                  "f1_low", "f1_high", "n", "unparsed", "seed"]
 COMPARISON_COLUMNS = ["a", "b", "task", "split", "difference", "low", "high", "n"]
 NOT_RUN = "not run"
+SILVER = ("No patient of this corpus has a label: the models were tuned on what the reading rules find in the text, and every score below is agreement "
+          "with those rules. It is not accuracy, and no system can be ranked by it.")
 
 
 def read_results(run_dir: str | Path) -> dict:
-    """A run's result tables as scores, cpt, comparisons (see `paired`), and synthetic: True only when every note comes from the generator.
+    """A run's result tables as scores, cpt, comparisons (see `paired`); synthetic: True only when every note comes from the generator; silver:
+    True when no patient of the corpus has a label, so that the gold of extraction is what the reading rules find.
 
     A table whose step was not run is empty but has its columns.
     """
@@ -57,7 +61,9 @@ def read_results(run_dir: str | Path) -> dict:
     stored = not results["scores"].empty and (folder / "examples.parquet").is_file()
     results["comparisons"] = paired(run_dir, results["scores"]) if stored else pd.DataFrame(columns=COMPARISON_COLUMNS)
     source = pd.read_parquet(notes, columns=["source"])["source"] if notes.is_file() else pd.Series(dtype=str)
-    return results | {"synthetic": len(source) > 0 and bool(source.str.startswith("synthetic").all())}
+    settings = Path(run_dir) / "datasets" / "settings.json"
+    silver = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("silver", False)
+    return results | {"synthetic": len(source) > 0 and bool(source.str.startswith("synthetic").all()), "silver": silver}
 
 
 def load_paper_values() -> dict:
@@ -284,9 +290,9 @@ def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str]
     return f"{_signed(pair['difference'])} points (95 % interval {_signed(pair['low'])} to {_signed(pair['high'])}, paired by patient: {verdict})"
 
 
-def sentences(scores: pd.DataFrame, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None) -> list[str]:
+def sentences(scores: pd.DataFrame, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None, silver: bool = False) -> list[str]:
     """The run's findings, every number printed from the tables that `read_results` returns; without scores one sentence says so."""
-    out = []
+    out = [SILVER] if silver else []
     if scores.empty:
         out.append("No predictions were scored in this run: there is nothing to say about its answers yet.")
     elif not main_systems(scores):

@@ -92,7 +92,7 @@ def notebook(title: str, output: str, figure: str) -> nbformat.NotebookNode:
 
 def write_run(run_dir, source: str = "synthetic"):
     """Write everything above as a run folder; returns it."""
-    from cancerllm_utils import plots  # seaborn takes a second, and the tests of tables and sentences draw nothing
+    from cancerllm_utils import plots, plots_corpus  # seaborn takes a second, and the tests of tables and sentences draw nothing
 
     for folder in ["corpus", "results", "records", "notebooks", "figures", "models/tiny_base/cpt-sft"]:
         (run_dir / folder).mkdir(parents=True)
@@ -111,5 +111,5 @@ def write_run(run_dir, source: str = "synthetic"):
                   "seed": 1, "seconds": 12.4, "inputs": {}, "outputs": {}, "started": f"2026-01-0{i + 1}T10:00:00", "finished": "2026-01-03"}
         (run_dir / "records" / f"{step}.json").write_text(json.dumps(record))
     plots.save(plots.leaderboard(scores()), run_dir, "leaderboard", "Average F1 by task.")
-    plots.save(plots.cohort(notes(), splits()), run_dir, "cohort", "Patients by cancer type & ring.")
+    plots.save(plots_corpus.cohort(notes(), splits()), run_dir, "cohort", "Patients by cancer type & ring.")
     return run_dir

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from cancerllm_utils import execute, params, paths
+from cancerllm_utils.corpus import local
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 
@@ -49,7 +50,8 @@ def test_first_code_cell_declares_typed_commented_parameters(path):
 def test_every_declared_parameter_is_used(path):
     rest = code_cells(path)[1:]
     used = {node.id for cell in rest for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
-    assert set(params.declared(path.stem)) - used <= {"model", "seed", "report_text"}  # read from the step's record
+    rest = set(params.declared(path.stem)) - used - {"model", "seed", "report_text"}  # read from the step's record
+    assert rest <= set(local.parameters()) if 'source=step["params"]' in "".join(cell.source for cell in code_cells(path)) else not rest
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

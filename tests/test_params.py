@@ -100,3 +100,10 @@ def test_record_is_written_last_and_locks_the_step(tmp_path):
     again = record.start("06_evaluation", values)
     assert not mark.exists(), "starting again takes the mark away"
     record.finish(again)
+
+
+def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("01_data_exploration: {corpus: local, data_dir: notes/all.csv, labels_file: /elsewhere/labels.csv}\n")
+    values = params.jobs(str(own))["01_data_exploration"]
+    assert values["data_dir"] == str(tmp_path / "notes" / "all.csv") and values["labels_file"] == "/elsewhere/labels.csv" and values["adjudicated_csv"] == ""

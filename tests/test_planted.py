@@ -59,7 +59,8 @@ def packed_rows(run):
     from cancerllm_utils.modeling import models, training_data
 
     notes, tokenizer = training_data.read_notes(run), models.load_tokenizer("tiny_base")
-    return [tokenizer.decode(row["input_ids"]) for row in training_data.note_rows(notes[notes["split"] == "train"], tokenizer, 0, 1)]
+    rows = training_data.note_rows(training_data.of_split(notes, "train"), tokenizer, 0, 1, run / "cache" / "tokens.arrow")
+    return [tokenizer.decode(ids) for ids in rows["input_ids"]]
 
 
 def vocabularies(run):

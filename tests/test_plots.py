@@ -13,9 +13,6 @@ from tests import invented_results
 
 SCORES = invented_results.scores()
 FIGURES = {
-    "cohort": lambda: plots.cohort(invented_results.notes(), invented_results.splits()),
-    "note_lengths": lambda: plots.note_lengths(invented_results.notes()),
-    "coverage": lambda: plots.coverage(invented_results.labels(), invented_results.notes()),
     "cpt_loss": lambda: plots.cpt_loss(invented_results.cpt()),
     "learning_curves": lambda: plots.learning_curves(invented_results.curve()),
     "leaderboard": lambda: plots.leaderboard(SCORES),
@@ -63,20 +60,6 @@ def test_an_empty_table_gives_a_figure_that_says_so(function, columns):
     assert any(word in said for word in ["no ", "nothing", "neither"])
 
 
-def test_cohort_counts_patients_once():
-    fig = drawn("cohort")
-    widths = [patch.get_width() for patch in fig.axes[0].patches]
-    assert sum(widths) == 60  # 120 notes of 60 patients
-    assert "BRCA (n = 20)" in texts(fig) and "training patients (n = 30)" in texts(fig)
-
-
-def test_coverage_counts_uncertain_as_not_stated_and_keeps_registry_apart():
-    fig = drawn("coverage")
-    stated, registry = [[t.get_text() for t in ax.texts] for ax in fig.axes[:2]]
-    assert stated[:3] == ["75"] * 3 and stated[3:] == ["100"] * 3  # rows: grade, laterality
-    assert registry == ["100"] * 3 + ["0"] * 3
-
-
 def test_cpt_loss_prints_the_relative_change():
     assert "\N{MINUS SIGN}25.0 %" in texts(drawn("cpt_loss")) and "n = 9,000 tokens" in texts(drawn("cpt_loss"))
 
@@ -118,5 +101,5 @@ def test_save_writes_both_files_and_keeps_the_other_captions(tmp_path):
 
 
 def test_figures_and_report_stay_free_of_torch():
-    code = "import sys; import cancerllm_utils.plots, cancerllm_utils.report, cancerllm_utils.summary; print('torch' in sys.modules)"
+    code = "import sys; import cancerllm_utils.plots, cancerllm_utils.plots_corpus, cancerllm_utils.tables, cancerllm_utils.report, cancerllm_utils.summary; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -3,33 +3,37 @@
 `read` decides for one text and one field: **stated** (one unambiguous value, with the span that says it), **uncertain** (several values,
 a check-list, a mention without a readable value) or **not_stated** (a clean absence: not even a word that could hint at the field).
 Between a value and a clean absence everything is uncertain; uncertain items are dropped from scoring and counted.
-The rules are in reading.py, their patterns and the answer values in labels.yaml.
+The rules are in reading.py, reading_receptors.py and reading_surgical.py, their patterns and the answer values in labels.yaml and labels_surgical.yaml.
 """
 
 import pandas as pd
 
-from .reading import HISTOLOGY, RULES, VOCABULARY, compiled, lower_keeping_length
+from . import reading, reading_receptors, reading_surgical, reading_treatment
+from .reading import HISTOLOGY, VOCABULARY, compiled, lower_keeping_length
 from .reading_notes import read_note
 from .schema import LABEL_COLUMNS
 from .synthetic import SYNTHETIC_FIELDS
 
-FIELD_VALUES = {field: list(entry["values"]) for field, entry in VOCABULARY["fields"].items()}
+FIELDS = VOCABULARY["fields"] | reading_surgical.WORDS["fields"]      # field -> values, cancers
+RULES = reading.RULES | reading_receptors.RULES | reading_surgical.RULES
+ABSENT_UNLESS = VOCABULARY["absent_unless"] | reading_surgical.WORDS["absent_unless"]
+FIELD_VALUES = {field: list(entry["values"]) for field, entry in FIELDS.items()}
 FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group not in ("renal cell carcinoma", "mixed carcinoma")]
 SYNTHETIC_FIELD_VALUES = {field: list(entry["values"] or []) for field, entry in SYNTHETIC_FIELDS.items()}
 SCHEMES = VOCABULARY["grade"]["scheme_names"]
 
 
 def fields_for(cancer_type):
-    """Fields that the registry records for a TCGA cancer code, in a fixed order; all fields when the code is None or empty."""
-    return [field for field, entry in VOCABULARY["fields"].items() if not cancer_type or entry["cancers"] == "all" or cancer_type in entry["cancers"]]
+    """Fields that are read for a TCGA cancer code, in a fixed order; all fields when the code is None or empty."""
+    return [field for field, entry in FIELDS.items() if not cancer_type or entry["cancers"] == "all" or cancer_type in entry["cancers"]]
 
 
 def scheme_applies(field, lower, cancer_type):
     """A grading scheme is read in its own cancers, and elsewhere only where the text names it ('grade III' alone says no scheme)."""
-    if not (field.startswith("grade_") or field == "gleason"):
+    if not (field.startswith("grade_") or field == "gleason") or cancer_type in FIELDS[field]["cancers"]:
         return True
-    if cancer_type in VOCABULARY["fields"][field]["cancers"]:
-        return True
+    if field == "grade_text":
+        return False
     if field == "grade_differentiation":
         return not any(compiled(name).search(lower) for name in SCHEMES.values())
     return compiled(SCHEMES[field]).search(lower) is not None
@@ -41,8 +45,11 @@ def decide(hits, field, lower):
     if len(values) == 1:
         value, start, end = min((hit for hit in hits if hit[0] is not None), key=lambda hit: hit[1])
         return {"evidence": "stated", "value": value, "start": start, "end": end}
-    absent_unless = VOCABULARY["absent_unless"].get(field, VOCABULARY["absent_unless"]["histology"])
-    clean = not hits and not compiled(absent_unless).search(lower)
+    absent_unless = ABSENT_UNLESS.get(field, ABSENT_UNLESS["histology"])
+    hint = not hits and compiled(absent_unless).search(lower)
+    if hint and field in VOCABULARY["absent_ignored"]:
+        hint = compiled(absent_unless).search(compiled(VOCABULARY["absent_ignored"][field]).sub(" ", lower))
+    clean = not hits and not hint
     return {"evidence": "not_stated" if clean else "uncertain", "value": None, "start": None, "end": None}
 
 
@@ -70,13 +77,14 @@ def read_all(text, cancer_type=None, fields=None):
 
 
 def read_synthetic(text, field):
-    """What one synthetic note states about one of the paper's eight phenotypes or the diagnosis, as from `read`; answers as in
-    SYNTHETIC_FIELDS. The cancer type is not given: the rules are a baseline and must find it in the text. KeyError for an unknown field."""
-    return read_note(text, field)
+    """What one synthetic note states about a field of SYNTHETIC_FIELDS, as from `read`; the icd10 category is derived from organ and part.
+
+    The cancer type is not given: the rules are a baseline and must find it in the text. KeyError for an unknown field."""
+    return reading_treatment.read_plan(text, field) if field in reading_treatment.RULES else read_note(text, field)
 
 
 def label_notes(notes, registry):
-    """Labels of a corpus: one row per note and field that the registry records for its cancer.
+    """Labels of a corpus: one row per note and field that is read for its cancer.
 
     Args: notes, DataFrame with patient_id, note_id, cancer_type, text (scrubbed); registry, DataFrame[patient_id, field, registry_value].
     Returns DataFrame[LABEL_COLUMNS]; quote_start and quote_end (Int64) are spans in `text`; registry_value is None where the registry is
@@ -94,15 +102,31 @@ def label_notes(notes, registry):
 def coverage_table(labels, notes):
     """Table of notebook 02: per field and cancer type (and 'all') how often the text states the field, and agreement with the registry.
 
-    Returns DataFrame[field, cancer_type, n, stated, not_stated, uncertain, agree, agreement]: counts over notes whose patient has
-    a registry value; agreement = agree / stated, in 0-1, over the stated ones; NaN where nothing is stated.
+    Returns DataFrame[field, cancer_type, n, stated, not_stated, uncertain, agree, agreement, low, high, registry]: counts over notes whose
+    patient has a registry value; agreement = agree / stated, in 0-1, over the stated ones, low and high its 95 % Wilson interval (Wilson,
+    JASA 1927), NaN where nothing is stated. A field that the registry of a cancer never records is counted over all its notes,
+    registry False, agree 0 and agreement NaN; such rows stay out of 'all' unless the field is recorded nowhere.
     """
-    table = labels.dropna(subset=["registry_value"]).merge(notes[["note_id", "cancer_type"]], on="note_id")
-    table = pd.concat([table, table.assign(cancer_type="all")])
+    table = labels.merge(notes[["note_id", "cancer_type"]], on="note_id")
+    table["registry"] = table.groupby(["field", "cancer_type"])["registry_value"].transform("count") > 0
+    table["in_all"] = table["registry"] | ~table.groupby("field")["registry"].transform("any")
+    table = table[table["registry_value"].notna() | ~table["registry"]]
+    table = pd.concat([table, table[table["in_all"]].assign(cancer_type="all")])
     for evidence in ("stated", "not_stated", "uncertain"):
         table[evidence] = (table["evidence"] == evidence).astype(int)
     table["agree"] = ((table["stated_value"] == table["registry_value"]) & (table["stated"] == 1)).astype(int)
     counts = table.groupby(["field", "cancer_type"], sort=True)[["stated", "not_stated", "uncertain", "agree"]].sum()
     counts.insert(0, "n", table.groupby(["field", "cancer_type"]).size())
-    counts["agreement"] = counts["agree"] / counts["stated"].where(counts["stated"] > 0)
-    return counts.reset_index()
+    registry = table.groupby(["field", "cancer_type"])["registry"].any()
+    compared = counts["stated"].where((counts["stated"] > 0) & registry)
+    counts["agreement"] = counts["agree"] / compared
+    center, spread = wilson(counts["agreement"], compared)
+    counts["low"], counts["high"] = center - spread, center + spread
+    return counts.assign(registry=registry).reset_index()
+
+
+def wilson(share, n):
+    """Center and half width of Wilson's 95 % interval of a share; numbers or Series, NaN stays NaN."""
+    z = 1.959964
+    spread = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return (share + z * z / (2 * n)) / (1 + z * z / n), spread

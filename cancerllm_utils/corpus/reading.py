@@ -2,7 +2,7 @@
 
 Every rule takes (text, lower, cancer_type) and returns a list of hits (value, start, end), one per mention, value None for a mention that
 names the field without a readable answer. `labels.read` turns the hits into stated / uncertain / not_stated.
-Rules and their sources: FIELDS.md II.1-II.13 (AJCC/UICC TNM, CAP protocols, WHO and Fuhrman grades, ASCO/CAP receptor guidelines).
+Rules and their sources: FIELDS.md II.1-II.13 (AJCC/UICC TNM, CAP protocols, WHO and Fuhrman grades).
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 VOCABULARY = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
-ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "l": 1, "ll": 2, "lll": 3, "ill": 3, "iil": 3}
+ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "l": 1, "ll": 2, "lll": 3, "ill": 3, "iil": 3, "11": 2, "111": 3}
 HISTOLOGY = VOCABULARY["histology"]
 
 
@@ -46,23 +46,51 @@ def tnm_hits(text, letter):
             before = compiled(entry["before"]).search(left)
             if not before or (entry.get("not_clinical") and compiled(VOCABULARY["tnm"]["clinical"]).search(left)):
                 continue
-            digit = digits.get(match[1], match[1].upper())
-            prefix = len(before[0]) if len(before[0]) <= 4 else 0        # the quote holds "yp", not the staging phrase
-            hits.setdefault(match.start(1), (f"{letter}{digit}", match.start() - prefix, match.end()))
+            digit = entry.get("value") or digits.get(match[1], match[1].upper())
+            # the quote holds "yp", not the staging phrase
+            prefix = len(before[0]) if len(before[0]) <= 4 else len(compiled(r"(?:(?<![A-Za-z])[pP][ ']?)?$").search(left)[0])
+            hits.setdefault(match.start(1) if match.lastindex else match.start(), (f"{letter}{digit}", match.start() - prefix, match.end()))
     return sorted(hits.values(), key=lambda hit: hit[1])
+
+
+def of_this_tumor(hits, lower, cancer_type):
+    """Without the categories of a second tumour (a prostate cancer in a cystoprostatectomy, a thyroid cancer in a laryngectomy).
+
+    A staging line that names the other organ is always left out; a hit that merely stands nearer to the other organ's last mention
+    only where the categories contradict each other.
+    """
+    words = VOCABULARY["tnm"]
+    if cancer_type not in words["other_tumor"]:
+        return hits
+    if cancer_type != "PRAD":
+        hits = [hit if not compiled(words["other_tumor_line"]).search(lower[max(0, hit[1] - 90):hit[1]]) else (None, *hit[1:]) for hit in hits]
+    if len({value for value, _, _ in hits if value}) < 2:
+        return hits
+    own = []
+    for hit in hits:
+        left = lower[max(0, hit[1] - 1500):hit[1]]
+        if last_match(left, words["other_tumor"][cancer_type]) <= last_match(left, words["own_tumor"][cancer_type]):
+            own.append(hit)
+    return own or hits
+
+
+def last_match(text, pattern):
+    """Where the last match of a pattern ends, -1 without one."""
+    return max((match.end() for match in compiled(pattern).finditer(text)), default=-1)
 
 
 def t_category(text, lower, cancer_type):
     """pT as T1-T4; TX, T0 and Tis are no answers of the field. A removed prostate has no pT1 (AJCC): there "pTla" is a damaged pT2a or pT3a."""
     answers = ("T2", "T3", "T4") if cancer_type == "PRAD" else ("T1", "T2", "T3", "T4")
-    return [(value if value in answers else None, start, end) for value, start, end in tnm_hits(text, "T")]
+    hits = of_this_tumor(tnm_hits(text, "T"), lower, cancer_type)
+    return [(value if value in answers else None, start, end) for value, start, end in hits]
 
 
 def n_category(text, lower, cancer_type):
     """pN as N0-N3; NX counts as N0 unless another category is printed."""
-    hits = tnm_hits(text, "N")
+    hits = of_this_tumor(tnm_hits(text, "N"), lower, cancer_type)
     known = [hit for hit in hits if hit[0] != "NX"]
-    return known or [("N0", start, end) for _, start, end in hits]
+    return known or [("N0" if value else None, start, end) for value, start, end in hits]
 
 
 # ------------------------------------------------------------------ laterality
@@ -79,6 +107,7 @@ def side_hits(text, lower, cancer_type):
     if len(values) < 2:
         return hits
     labelled = [(words["names"][match[1]], match.start(), match.end()) for match in compiled(words["labelled"]).finditer(lower)]
+    labelled += [(("Right", "Left")[int(match[1]) - 1], match.start(), match.end()) for match in compiled(words["coded"]).finditer(lower)]
     if len({value for value, _, _ in labelled}) == 1:
         return labelled
     targets = words["organ_words"].get(organ) or "|".join(words["organ_words"].values())
@@ -90,7 +119,17 @@ def side_hits(text, lower, cancer_type):
         if (before or after) and not compiled(words["not_organ"]).match(right):
             owned.append((value, start, end))
     sided = [hit for hit in owned if hit[0] in ("Right", "Left")]      # a midline or bilateral part of the specimen is not the tumour's side
+    if len({value for value, _, _ in sided}) > 1:
+        sided = [hit for hit in sided if is_tumor_side(lower, hit, hits)] or sided
     return sided or hits
+
+
+def is_tumor_side(lower, hit, hits):
+    """True where an invasive tumour is named after this side word and before the next one."""
+    next_side = min((start for _, start, _ in hits if start >= hit[2]), default=len(lower))
+    right = lower[hit[2]:min(next_side, hit[2] + 110)]
+    found = compiled(VOCABULARY["side"]["tumor"]).search(right)
+    return bool(found) and not compiled(VOCABULARY["side"]["no_tumor"]).search(right[:found.end() + 12])
 
 
 def bilateral_organ_hits(lower, organ):
@@ -136,7 +175,7 @@ def of_other(lower, start, end):
 
 def number(token):
     """A grade as an integer, from a digit or a Roman numeral; OCR prints I as l."""
-    return int(token[0]) if token.isdigit() else ROMAN[token]      # "214" is an OCR of 2/4
+    return ROMAN[token] if token in ROMAN else int(token[0])      # "214" is an OCR of 2/4
 
 
 def numeric_hits(lower, patterns):
@@ -161,7 +200,15 @@ def differentiation_hits(text, lower, cancer_type):
             hits.append((f"G{grade}", match.start(), match.end()))
     hits += [hit for hit in numeric_hits(lower, [words["number"]]) if not lower[max(0, hit[1] - 8):hit[1]].startswith("nuclear")]
     hits += [hit for hit in numeric_hits(lower, [words["g_code"]]) if not is_label(lower, hit[1], hit[2])]
-    return [hit for hit in hits if not earlier(lower, hit[1])] or hits
+    hits = [hit for hit in hits if not earlier(lower, hit[1])] or hits
+    worst = [(f"G{number(match[1])}", match.start(), match.end()) for match in compiled(words["worst"]).finditer(lower)]
+    return worst or outside_options(hits, lower)
+
+
+def outside_options(hits, lower):
+    """Without the hits in a list that prints every option, where another place of the text names a grade."""
+    spans = [match.span() for match in compiled(VOCABULARY["grade"]["options"]).finditer(lower)]
+    return [hit for hit in hits if not any(start <= hit[1] < end for start, end in spans)] or hits
 
 
 def is_label(lower, start, end):
@@ -173,12 +220,18 @@ def is_label(lower, start, end):
 def fuhrman_hits(text, lower, cancer_type):
     """Fuhrman or ISUP nuclear grade G1-G4."""
     words = VOCABULARY["grade"]
-    return numeric_hits(lower, [words["number"]]) + [hit for hit in numeric_hits(lower, [words["g_code"]]) if not is_label(lower, hit[1], hit[2])]
+    hits = numeric_hits(lower, [words["number"]]) + [hit for hit in numeric_hits(lower, [words["g_code"]]) if not is_label(lower, hit[1], hit[2])]
+    if len({value for value, _, _ in hits}) > 1:     # a TNM histologic grade beside the nuclear one
+        hits = [hit for hit in hits if compiled(words["own_scheme"]).search(lower[max(0, hit[1] - 14):hit[2]])] or hits
+    return hits
 
 
 def who_hits(text, lower, cancer_type):
     """WHO grade of a glioma as printed; G1 and G4 are no answers of the field."""
-    return [(value if value in ("G2", "G3") else None, start, end) for value, start, end in numeric_hits(lower, [VOCABULARY["grade"]["who_number"]])]
+    words = VOCABULARY["grade"]
+    hits = numeric_hits(lower, [words["who_number"]])
+    hits = [hit for hit in hits if not compiled(words["earlier_who"]).search(lower[max(0, hit[1] - 60):hit[1]])]
+    return [(value if value in ("G2", "G3") else None, start, end) for value, start, end in hits]
 
 
 def bladder_hits(text, lower, cancer_type):
@@ -193,121 +246,6 @@ def bladder_hits(text, lower, cancer_type):
     return hits
 
 
-# ------------------------------------------------------------------ receptors
-def receptor_mentions(lower):
-    """Receptor terms in reading order, terms of one phrase ('estrogen and progesterone receptors') joined: [(set of fields, start, end)]."""
-    words = VOCABULARY["receptors"]
-    found = sorted((match.start(), match.end(), field) for field, pattern in words["terms"].items() for match in compiled(pattern).finditer(lower))
-    groups = []
-    for start, end, field in found:
-        if groups and start >= groups[-1][2] and compiled(words["joined"]).match(lower[groups[-1][2]:start]):
-            fields, first, _ = groups.pop()
-            groups.append((fields | {field}, first, end))
-        elif not groups or start >= groups[-1][2]:
-            groups.append(({field}, start, end))
-    return groups
-
-
-def statuses_in(window, her2):
-    """Status words of a stretch of text in reading order: [(start, status, end)]; for HER2 also the IHC scores 0-1, 2, 3."""
-    words = VOCABULARY["receptors"]
-    found = []
-    sign = compiled(words["sign"]).match(window)
-    if sign:
-        found.append((sign.start(), "Positive" if sign[1] == "+" else "Negative", sign.end()))
-    for status, pattern in words["status"].items():
-        found += [(match.start(), status, match.end()) for match in compiled(pattern).finditer(window)]
-    if her2:
-        for match in compiled(words["her2_score"]).finditer(window):
-            score = next(int(group) for group in match.groups() if group)
-            found.append((match.start(), ("Negative", "Negative", "Equivocal", "Positive")[score], match.end()))
-    # "not overexpressed" holds "overexpressed": of overlapping words the one that starts first counts
-    kept = []
-    for start, status, end in sorted(found):
-        if not kept or start >= kept[-1][2]:
-            kept.append((start, status, end))
-    return kept
-
-
-def status_before(lower, start, floor, pattern):
-    """(status, start of quote) from 'negative for ER', or None. Text before `floor` belongs to another receptor."""
-    left = max(floor, start - 50)
-    match = compiled(pattern).search(lower[left:start])
-    if not match:
-        return None
-    word = match[1]
-    return ("Equivocal" if word in ("equivocal", "indeterminate") else "Negative" if word.startswith("n") else "Positive"), left + match.start()
-
-
-def receptor_statuses(lower):
-    """Every receptor phrase with its status: [(fields, status or None, start, end)].
-
-    The status stands before the term ('negative for ER'), after it ('ER: negative'), or, where a form was scanned as a list of keys and
-    a list of values, in the same place of the second list.
-    """
-    words = VOCABULARY["receptors"]
-    groups = receptor_mentions(lower)
-    found, floor, position = [], 0, 0
-    while position < len(groups):
-        run = [groups[position]]
-        while position + len(run) < len(groups) and lower[run[-1][2]:groups[position + len(run)][1]].strip() == "":
-            run.append(groups[position + len(run)])
-        position += len(run)
-        stop = groups[position][1] if position < len(groups) else len(lower)
-        fields, start, end = run[-1]
-        window = lower[end:min(stop, end + words["window"] * (2 if len(run) > 1 else 1))].split("\n\n")[0]
-        if len(run) == 1:
-            window = re.split(r"[.;](?=\s+[a-z]{2})", window)[0]
-        values = statuses_in(window, any("her2" in group[0] for group in run))
-        before = status_before(lower, run[0][1], floor, words["before"])
-        if len(run) > 1 and not before and len(values) >= len(run):
-            found += [(group[0], value[1], group[1], end + value[2]) for group, value in zip(run, values)]
-            floor = end + values[len(run) - 1][2]
-        elif len(run) > 1 and not before:
-            shared = values[0] if values and run[-1][2] - run[0][1] < 20 else None     # "er pr positive" says it of both
-            found += [(group[0], shared and shared[1], group[1], end + shared[2] if shared else group[2]) for group in run]
-        elif before:
-            found += [(group[0], before[0], before[1], end) for group in run]
-            floor = end
-        elif values:
-            # an equivocal stain that a gene test resolves: which of the two is meant stays open
-            resolved = "her2" in fields and values[0][1] == "Equivocal" and len({status for _, status, _ in values}) > 1
-            found.append((fields, None if resolved else values[0][1], start, end + values[0][2]))
-            floor = end + values[0][2]
-        else:
-            bare = status_before(lower, start, floor, words["before_bare"])
-            found.append((fields, bare[0], bare[1], end) if bare else (fields, None, start, end))
-            floor = end
-    return found
-
-
-def receptor_hits(lower, wanted):
-    """Statuses of one receptor; a mention without a status counts only where no other mention has one."""
-    hits = [("Negative", match.start(), match.end()) for match in compiled(VOCABULARY["receptors"]["triple_negative"]).finditer(lower)]
-    if wanted != "her2":
-        hits += [((match[1] or match[2]).capitalize(), match.start(), match.end()) for match in compiled(VOCABULARY["receptors"]["hormone"]).finditer(lower)]
-        absent = [match for match in compiled(VOCABULARY["receptors"]["none_found"]).finditer(lower) if match[1].startswith("p") == (wanted == "pr")]
-        if absent:
-            return [("Negative", match.start(), match.end()) for match in absent]
-    hits += [(status, start, end) for fields, status, start, end in receptor_statuses(lower) if wanted in fields]
-    return [hit for hit in hits if hit[0]] or hits
-
-
-def er_hits(text, lower, cancer_type):
-    """Estrogen receptor status."""
-    return receptor_hits(lower, "er")
-
-
-def pr_hits(text, lower, cancer_type):
-    """Progesterone receptor status."""
-    return receptor_hits(lower, "pr")
-
-
-def her2_hits(text, lower, cancer_type):
-    """HER2 status."""
-    return receptor_hits(lower, "her2")
-
-
 # ------------------------------------------------------------------ histology
 @cache
 def histology_pattern(words):
@@ -320,14 +258,14 @@ def histology_mentions(lower, cancer_type):
     """Named tumour types in reading order [(group, start, end)]; negated, in-situ and past ones are left out."""
     claimed, mentions = [], []
     for group, entry in HISTOLOGY["groups"].items():
+        if cancer_type in HISTOLOGY["organs"] and cancer_type not in entry["cancers"]:
+            continue      # "papillary adenocarcinoma" is a kidney's name only in a kidney
         for pattern in entry["words"]:
             for match in histology_pattern(pattern).finditer(lower):
                 start, end = match.span()
                 if any(start < last and end > first for first, last in claimed):
                     continue
                 claimed.append((start, end))
-                if cancer_type in HISTOLOGY["organs"] and cancer_type not in entry["cancers"]:
-                    continue
                 if compiled(HISTOLOGY["negated"]).search(lower[max(0, start - 45):start]) or compiled(HISTOLOGY["not_after"]).match(lower[end:end + 30]):
                     continue
                 mentions.append((group, start, end))
@@ -377,5 +315,5 @@ def diagnosis_hits(text, lower, cancer_type):
 
 
 RULES = {"pT": t_category, "pN": n_category, "laterality": side_hits, "gleason": gleason_hits, "grade_differentiation": differentiation_hits,
-         "grade_fuhrman": fuhrman_hits, "grade_who": who_hits, "grade_bladder": bladder_hits, "er": er_hits, "pr": pr_hits, "her2": her2_hits,
-         "histology": histology_hits, "diagnosis": diagnosis_hits}
+         "grade_fuhrman": fuhrman_hits, "grade_who": who_hits, "grade_bladder": bladder_hits, "histology": histology_hits,
+         "diagnosis": diagnosis_hits}

@@ -19,21 +19,24 @@ EXTERNAL_LOW, EXTERNAL_HIGH = 0.18, 0.22  # of all patients
 LARGEST_EXTERNAL = 0.06  # one larger institution would make the ring a test of its house style alone
 
 
-def assign(notes: pd.DataFrame, seed: int, external_institutions: list[str]) -> tuple[pd.DataFrame, list[dict]]:
+def assign(notes: pd.DataFrame, seed: int, external_institutions: list[str], links: list[tuple[str, str]] = ()) -> tuple[pd.DataFrame, list[dict]]:
     """Assign every patient to one ring.
 
     Args:
         notes: needs patient_id, site, institution; a patient may have many rows, also from several sites.
         seed: another seed gives other rings.
         external_institutions: names to hold out; if empty they are chosen (see choose_external).
+        links: pairs of patients that must stay together, because they share a text: they are treated as one patient.
 
     Returns:
         A frame patient_id, split (one of SPLITS), sorted by patient_id; and the table of institutions, largest first: institution,
-        n_notes, n_patients, share (of all patients), external (bool), tissue_supplier (bool), and patients per split.
+        n_notes, n_patients, share (of all patients), held_out (bool), tissue_supplier (bool), and patients per split.
 
     Raises:
         UserError: a name in external_institutions does not occur; the sentence gives the nearest one.
     """
+    leader = leaders(links)
+    original, notes = notes, notes.assign(patient_id=notes["patient_id"].map(lambda patient: leader.get(patient, patient)))
     patients_of = notes.groupby("institution")["patient_id"].agg(set).to_dict()
     n_patients = notes["patient_id"].nunique()
     if external_institutions:
@@ -49,17 +52,33 @@ def assign(notes: pd.DataFrame, seed: int, external_institutions: list[str]) -> 
     site_patients = set(inside["patient_id"][inside["site"].isin(held_out_sites)])
 
     rows = []
-    for patient_id in sorted(set(notes["patient_id"])):
-        if patient_id in external_patients:
+    for patient_id in sorted(set(original["patient_id"])):
+        group = leader.get(patient_id, patient_id)
+        if group in external_patients:
             split = "external"
-        elif patient_id in site_patients:
+        elif group in site_patients:
             split = "external_site"
         else:
-            position = fraction(seed, "patient", patient_id)
+            position = fraction(seed, "patient", group)
             split = "train" if position < TRAIN_SHARE else "dev" if position < TRAIN_SHARE + DEV_SHARE else "test"
         rows.append({"patient_id": patient_id, "split": split})
     splits = pd.DataFrame(rows, columns=["patient_id", "split"], dtype=str)
-    return splits, institution_table(notes, splits, external)
+    return splits, institution_table(original, splits, external)
+
+
+def leaders(links: list[tuple[str, str]]) -> dict[str, str]:
+    """Patient -> the first of the patients that it is linked with, directly or over others."""
+    leader = {}
+
+    def first(patient: str) -> str:
+        while leader.setdefault(patient, patient) != patient:
+            patient = leader[patient]
+        return patient
+
+    for one, other in links:
+        low, high = sorted((first(one), first(other)))
+        leader[high] = low
+    return {patient: first(patient) for patient in list(leader)}
 
 
 def fraction(seed: int, kind: str, name: str) -> float:
@@ -117,7 +136,7 @@ def institution_table(notes: pd.DataFrame, splits: pd.DataFrame, external: set[s
                 "n_notes": len(group),
                 "n_patients": len(patients),
                 "share": len(patients) / len(splits),
-                "external": name in external,
+                "held_out": name in external,
                 "tissue_supplier": name in suppliers,
             }
             | {split: int(per_split.get(split, 0)) for split in SPLITS}

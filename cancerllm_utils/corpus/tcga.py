@@ -105,6 +105,14 @@ def load(data_dir: Path) -> dict:
     }
 
 
+def read(data_dir: Path) -> dict:
+    """`load` as every corpus module offers it: the notes as batches of rows; the flow and the quarantine are complete at once."""
+    loaded = load(data_dir)
+    rows = loaded["notes"].to_dict("records")
+    batches = ([row | {"file": row["source"], "line": 0} for row in rows[start : start + 1000]] for start in range(0, len(rows), 1000))
+    return {"batches": batches, "registry": loaded["registry"], "patients": loaded["patients"], "flow": loaded["flow"], "quarantined": loaded["quarantined"]}
+
+
 def check_files(data_dir: Path) -> None:
     """Raise the UserError that `load` would raise for the first missing file, without reading any."""
     folder = Path(data_dir) / "tcga"
@@ -208,7 +216,10 @@ def registry_frames(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.D
         for name, field in settings()["fields"].items():
             if cancer not in field["cancers"]:
                 continue
-            for patient_id, raw in zip(ids, column_of(table, field["columns"]), strict=True):
+            cells = column_of(table, field["columns"])
+            if "of" in field:
+                cells = [f"{part}/{whole}" for part, whole in zip(cells, column_of(table, field["of"]), strict=True)]
+            for patient_id, raw in zip(ids, cells, strict=True):
                 value = "" if is_missing(raw) else normalise(raw, field["rule"])
                 if value and value in field.get("values", [value]):
                     registry.append({"patient_id": patient_id, "field": field.get("field", name), "registry_value": value})
@@ -252,6 +263,18 @@ def normalise(raw: str, rule: str) -> str:
     if rule == "stage_group":
         match = re.fullmatch(r"Stage (IV|I{1,3})[A-D]?\d?", value)
         return match.group(1) if match else ""
+    if rule == "present":
+        return {"yes": "Present", "no": "Absent"}.get(value.lower(), "")
+    if rule == "margin":
+        return {"negative": "Negative", "positive": "Positive", "r0": "Negative", "r1": "Positive", "r2": "Positive"}.get(value.lower(), "")
+    if rule == "lobe":
+        match = re.fullmatch(r"[RL]-(Upper|Middle|Lower)", value)
+        return match.group(1) if match else ""
+    if rule == "centimetres":
+        return f"{float(value):.1f} cm" if re.fullmatch(r"\d{1,2}(\.\d+)?", value) else ""
+    if rule == "pair":
+        part, _, whole = value.partition("/")
+        return f"{int(part)}/{int(whole)}" if part.isdigit() and whole.isdigit() and 0 < int(whole) >= int(part) else ""
     raise ValueError(f"registry.yaml names an unknown rule: {rule}")
 
 

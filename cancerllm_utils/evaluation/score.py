@@ -254,6 +254,9 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     for path in paths:
         model, stage = path.parts[-3:-1]
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
+        asked = run_dir / "datasets" / task / f"{split}.jsonl"
+        if asked.is_file() and not asked.stat().st_size:  # a small corpus has no patients in some rings
+            continue
         if (task, split) not in datasets:
             datasets[task, split] = _dataset(run_dir, task, split)
         frame, arrays = _scored_examples(path, datasets[task, split])
@@ -271,6 +274,8 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
                 )
             )  # fmt: skip
         splits.append(split)
+    if not rows:
+        raise UserError(f"folder {run_dir / 'datasets'}: no held-out ring holds a question, so there is nothing to score. Give more patients, or labels.")
     scores = pd.DataFrame(rows)[SCORE_COLUMNS]
     results = run_dir / "results"
     results.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import checkpoints
-from cancerllm_utils.modeling.training_data import IGNORED, as_dataset
+from cancerllm_utils.modeling.training_data import IGNORED, as_dataset, token_counts
 
 REMEDY = "The last good checkpoint is kept. Lower learning_rate, or look at the named rows."
 
@@ -116,7 +116,7 @@ class ProgressLines(TrainerCallback):
         print(f"{self.label}: step {state.global_step}/{state.max_steps}{loss}{dev_loss}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
 
 
-def make_trainer(model, tokenizer, rows: list[dict], dev_rows: list[dict], folder: Path, settings: dict, place: dict, label: str, run_identity: str,
+def make_trainer(model, tokenizer, rows: list[dict] | datasets.Dataset, dev_rows: list[dict], folder: Path, settings: dict, place: dict, label: str, run_identity: str,
                  peft_config=None) -> NotesTrainer:
     """SFTTrainer over token rows. `settings` holds TRL's parameter names; checkpoints go to `folder`.
 
@@ -153,7 +153,7 @@ def make_trainer(model, tokenizer, rows: list[dict], dev_rows: list[dict], folde
         callbacks=[FiniteStep(), SealedCheckpoints(run_identity, bool(dev_rows)), ProgressLines(label, settings["logging_seconds"])],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.example_ids = [row["example_id"] for row in rows]
+    trainer.example_ids = list(rows["example_id"]) if isinstance(rows, datasets.Dataset) else [row["example_id"] for row in rows]
     trainer.data_collator = keep_rows(trainer.data_collator)
     check_kept(trainer.train_dataset, rows, settings)
     return trainer
@@ -169,15 +169,14 @@ def keep_rows(collate):
     return collate_with_rows
 
 
-def check_kept(dataset, rows: list[dict], settings: dict) -> None:
+def check_kept(dataset, rows: list[dict] | datasets.Dataset, settings: dict) -> None:
     """Count rows and tokens after TRL's preparation: it may only do what was asked for, and the share that `bfd` cuts off is printed."""
-    tokens = sum(len(row["input_ids"]) for row in rows)
-    kept = sum(map(len, dataset["input_ids"]))
+    tokens, kept = int(token_counts(as_dataset(rows)).sum()), int(token_counts(dataset).sum())
     if not settings["packing"]:
         assert len(dataset) == len(rows) and kept == tokens, f"{len(rows)} rows of {tokens} tokens became {len(dataset)} rows of {kept}"
         return
     if settings["packing_strategy"] != "wrapped":
-        assert sum(map(len, dataset["seq_lengths"])) >= len(rows), "packing lost documents"
+        assert token_counts(dataset, "seq_lengths").sum() >= len(rows), "packing lost documents"
     assert kept == tokens or settings["packing_strategy"] == "bfd", f"packing lost {tokens - kept} of {tokens} tokens"
     print(f"data: {len(rows)} texts packed into {len(dataset)} rows of {settings['max_length']} tokens, {100 * kept / tokens:.1f} % of the tokens kept")
 

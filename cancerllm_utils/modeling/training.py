@@ -51,9 +51,10 @@ def continue_pretraining(
     run_dir, entry, place = Path(run_dir), models.model_entry(model), models.device_and_precision(precision)
     notes, tokenizer = training_data.read_notes(run_dir), models.load_tokenizer(model)
     network = models.load_model(model, precision, load_in_4bit)
-    held_out = {split: notes.loc[notes["split"] == split, "text"].tolist() for split in eval_splits} | (eval_texts or {})
-    held_out = {name: training_data.sample_texts(texts, tokenizer, eval_tokens, seed) for name, texts in held_out.items() if texts}
-    rows = training_data.note_rows(notes[notes["split"] == "train"], tokenizer, int(max_tokens / num_train_epochs), seed)
+    held_out = {split: training_data.of_split(notes, split)["text"] for split in eval_splits} | (eval_texts or {})
+    held_out = {name: training_data.sample_texts(texts, tokenizer, eval_tokens, seed) for name, texts in held_out.items() if len(texts)}
+    token_file = run_dir / "cache" / f"tokens-{entry['name']}-{stage}-{os.environ.get('RANK', 0)}.arrow"
+    rows = training_data.note_rows(training_data.of_split(notes, "train"), tokenizer, int(max_tokens / num_train_epochs), seed, token_file)
     print(f"{stage}: {len(rows)} training notes; held out: " + ", ".join(f"{name} {len(texts)} texts" for name, texts in held_out.items()))
 
     scores = [score_texts(network, tokenizer, held_out, max_length, "before")]
@@ -62,6 +63,7 @@ def continue_pretraining(
     trainer = make_trainer(network, tokenizer, rows, [], checkpoint_dir(run_dir, entry, stage), settings, place, f"{entry['name']} {stage}",
                            run_identity, config)
     done = train(trainer, run_identity)
+    token_file.unlink()
     scores.append(score_texts(trainer.model, tokenizer, held_out, max_length, "after"))
 
     table = pd.DataFrame([{"model": entry["name"], "stage": stage, **row} for part in scores for row in part],

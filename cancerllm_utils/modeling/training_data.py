@@ -6,25 +6,37 @@ leave out the end token, and loses the example ids that name a bad batch.
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from cancerllm_utils.errors import UserError
 
 IGNORED = -100  # the label of a token that carries no loss
+CHUNK = 1000  # notes that are tokenised at once
+ROWS = pa.schema([("example_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
 
 
-def read_notes(run_dir: Path) -> pd.DataFrame:
-    """patient_id, note_id, text, split of every note of the run's corpus."""
+def read_notes(run_dir: Path) -> Dataset:
+    """patient_id, note_id, text, split of every note of the run's corpus, mapped from disk: a million notes need no memory."""
     corpus = Path(run_dir) / "corpus"
     for name in ("notes.parquet", "splits.parquet"):
         if not (corpus / name).is_file():
             raise UserError(f"file {corpus / name}: missing. Run notebook 02_dataset_preparation first.")
-    notes = pd.read_parquet(corpus / "notes.parquet", columns=["patient_id", "note_id", "text"])
-    return notes.merge(pd.read_parquet(corpus / "splits.parquet"), on="patient_id", validate="many_to_one")
+    notes = Dataset.from_parquet(str(corpus / "notes.parquet"), columns=["patient_id", "note_id", "text"], cache_dir=str(Path(run_dir) / "cache" / "notes"))
+    ring = dict(pd.read_parquet(corpus / "splits.parquet").itertuples(index=False))
+    return notes.add_column("split", [ring[patient] for patient in notes["patient_id"]])
+
+
+def of_split(notes: Dataset, split: str) -> Dataset:
+    """The notes of one ring."""
+    return notes.select(np.flatnonzero(np.array(notes["split"]) == split))
 
 
 def shuffled(rows: list, seed: int) -> list:
@@ -32,28 +44,50 @@ def shuffled(rows: list, seed: int) -> list:
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
-def sample_texts(texts: list[str], tokenizer, max_tokens: int, seed: int) -> list[str]:
+def sample_texts(texts: Sequence[str], tokenizer, max_tokens: int, seed: int) -> list[str]:
     """A seeded sample of texts of about `max_tokens` tokens (at least one text; 0 takes all): the same texts before and after training."""
-    texts = shuffled(texts, seed)
-    if not max_tokens:
-        return texts
-    lengths = np.cumsum([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
-    return texts[: max(1, int(np.searchsorted(lengths, max_tokens, side="right")))]
+    order, chosen, total = np.random.default_rng(seed).permutation(len(texts)), [], 0
+    for start in range(0, len(order), CHUNK):
+        chunk = [texts[int(i)] for i in order[start : start + CHUNK]]
+        if not max_tokens:
+            chosen += chunk
+            continue
+        for text, ids in zip(chunk, tokenizer(chunk, add_special_tokens=False)["input_ids"], strict=True):
+            total += len(ids)
+            if total > max_tokens and chosen:
+                return chosen
+            chosen.append(text)
+    return chosen
 
 
-def note_rows(notes: pd.DataFrame, tokenizer, max_tokens: int, seed: int) -> list[dict]:
-    """One row per note: bos + text + eos, every token trained, notes in seeded order; stops at about `max_tokens` tokens (0: all)."""
-    rows, total = [], 0
-    order = shuffled(list(zip(notes["note_id"], notes["text"], strict=True)), seed)
-    for (note_id, _), ids in zip(order, tokenizer([text for _, text in order], add_special_tokens=False)["input_ids"], strict=True):
-        ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
-        if max_tokens and total + len(ids) > max_tokens:
-            break
-        rows.append({"example_id": note_id, "input_ids": ids, "labels": [IGNORED, *ids[1:]]})
-        total += len(ids)
-    if not rows:
+def note_rows(notes: Dataset, tokenizer, max_tokens: int, seed: int, path: Path) -> Dataset:
+    """One row per note: bos + text + eos, every token trained, notes in seeded order; stops at about `max_tokens` tokens (0: all).
+
+    The rows (example_id, input_ids, labels, row) are written to `path`, an Arrow stream, and mapped from there; a line every five seconds.
+    """
+    order, total, row = np.random.default_rng(seed).permutation(len(notes)), 0, 0
+    begun = last = time.monotonic()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, ROWS) as stream:
+        for start in range(0, len(order), CHUNK):
+            chunk = notes[order[start : start + CHUNK]]
+            batch = {"example_id": [], "input_ids": [], "labels": [], "row": []}
+            for note_id, ids in zip(chunk["note_id"], tokenizer(chunk["text"], add_special_tokens=False)["input_ids"], strict=True):
+                ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+                if max_tokens and total + len(ids) > max_tokens:
+                    break
+                for name, value in (("example_id", note_id), ("input_ids", ids), ("labels", [IGNORED, *ids[1:]]), ("row", row)):
+                    batch[name].append(value)
+                total, row = total + len(ids), row + 1
+            stream.write_table(pa.Table.from_pydict(batch, ROWS))
+            if len(batch["row"]) < len(chunk["text"]):
+                break
+            if time.monotonic() - last > 5:
+                last = time.monotonic()
+                print(f"tokenising: {row:,} of {len(notes):,} notes, {total:,} tokens, {total / (last - begun):,.0f} tokens/s", flush=True)
+    if not row:
         raise UserError(f"max_tokens {max_tokens}: not one training note fits. Raise max_tokens.")
-    return rows
+    return Dataset.from_file(str(path))
 
 
 def read_examples(run_dir: Path, tasks: list[str], split: str) -> list[dict]:
@@ -121,11 +155,24 @@ def take_budget(rows: list[dict], max_examples: int, max_tokens: int, seed: int)
     return rows[: max(1, int(np.searchsorted(np.cumsum([len(r["input_ids"]) for r in rows]), max_tokens, side="right")))]
 
 
-def as_dataset(rows: list[dict]) -> Dataset:
+def as_dataset(rows: list[dict] | Dataset) -> Dataset:
     """Token rows as the Dataset that SFTTrainer takes; `row` points back to the list, so that a bad batch can be named."""
+    if isinstance(rows, Dataset):
+        return rows.select_columns(["input_ids", "labels", "row"])
     return Dataset.from_dict({"input_ids": [r["input_ids"] for r in rows], "labels": [r["labels"] for r in rows], "row": list(range(len(rows)))})
 
 
-def digest(rows: list[dict]) -> str:
+def token_counts(dataset: Dataset, column: str = "input_ids") -> np.ndarray:
+    """Length of every list of a column, without reading the lists."""
+    return pc.list_value_length(dataset.data[column]).to_numpy()
+
+
+def digest(rows: list[dict] | Dataset) -> str:
     """sha256 over ids, tokens and labels: what a checkpoint must have been trained on to be resumed."""
-    return hashlib.sha256(json.dumps([[r["example_id"], r["input_ids"], r["labels"]] for r in rows]).encode()).hexdigest()
+    found = hashlib.sha256(json.dumps(list(rows["example_id"]) if isinstance(rows, Dataset) else [row["example_id"] for row in rows]).encode())
+    dataset = as_dataset(rows)
+    for column in ("input_ids", "labels"):
+        found.update(token_counts(dataset, column).tobytes())
+        for chunk in dataset.data[column].iterchunks():
+            found.update(chunk.flatten().to_numpy().astype(np.int32).tobytes())
+    return found.hexdigest()

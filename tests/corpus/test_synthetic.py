@@ -1,18 +1,26 @@
-"""The synthetic cohort: same seed, same text; gold spans are exact; what is not stated leaves no trace; patients are plausible."""
+"""The synthetic cohort: same seed, same text; gold spans are exact and say what this note says; what is not stated is not said; notes are in order."""
 
 import hashlib
+import itertools
 import re
 
+import pandas as pd
 import pytest
 
+from cancerllm_utils.corpus import synthetic_hard
 from cancerllm_utils.corpus.schema import LABEL_COLUMNS, NOTE_COLUMNS, check_notes
 from cancerllm_utils.corpus.scrub import scrub
-from cancerllm_utils.corpus.synthetic import HOSPITALS, SYNTHETIC_FIELDS, generate
-from cancerllm_utils.corpus.synthetic_grammar import CLOSE, OPEN, expand, finish, strip_marks
-from cancerllm_utils.corpus.synthetic_text import CANCERS, CLINIC, FOLLOW_UP, LANGUAGE, MEDICINE, PATHOLOGY, house_style
+from cancerllm_utils.corpus.synthetic import SYNTHETIC_FIELDS, generate, read
+from cancerllm_utils.corpus.synthetic_grammar import CLOSE, OPEN, add_noise, expand, finish, strip_marks, tidy
+from cancerllm_utils.corpus.synthetic_patient import CLINIC, PATHOLOGY
+from cancerllm_utils.corpus.synthetic_text import house_style
+from cancerllm_utils.corpus.synthetic_treatment import DRUGS, MODALITIES
+from cancerllm_utils.corpus.synthetic_yaml import CANCERS, HOSPITALS, LANGUAGE, NOTES, TREATMENT
 from cancerllm_utils.errors import UserError
 
-FROZEN = "1275c97e0e96d6ab47f28c4f497eac6a938e8bceb91673ad85aa426091c302fd"  # generator 1.0; a change of this line needs a new GENERATOR_VERSION
+FROZEN = "bf0c6200937bb7e98f18458037917784d0b7443f0bfd0ff5d9b81a3da82edecb"  # generator 2.1; a change of this line needs a new GENERATOR_VERSION
+NOTE_TYPES = ["referral letter", "radiology report", "operation note", "surgical pathology report", "clinic note", "tumor board note", "radiotherapy summary",
+              "chemotherapy summary", "follow-up note"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +30,15 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def rows(cohort):
-    """Every label row with its note's text and cancer, as dicts."""
+    """Every label row with its note's text, type and cancer, as dicts."""
+    return cohort["labels"].merge(cohort["notes"][["note_id", "note_type", "cancer_type", "text"]], on="note_id").to_dict("records")
+
+
+def rows_at(share, n_patients, seed):
+    """Label rows as `rows`, of a cohort with this share of hard statements."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_hard, "HARD_SHARE", share)
+        cohort = generate(n_patients, seed)
     return cohort["labels"].merge(cohort["notes"][["note_id", "note_type", "cancer_type", "text"]], on="note_id").to_dict("records")
 
 
@@ -37,9 +53,22 @@ def test_the_cohort_is_frozen():
 
 def test_a_longer_cohort_starts_with_the_shorter_one_and_another_seed_differs():
     short, long, other = generate(5, 3), generate(9, 3), generate(5, 4)
-    assert len(short["notes"]) >= 15
+    assert len(short["notes"]) >= 20
     assert long["notes"].head(len(short["notes"])).equals(short["notes"])
+    assert long["labels"].head(len(short["labels"])).equals(short["labels"])
     assert set(other["notes"]["text"]).isdisjoint(short["notes"]["text"])
+
+
+def test_the_stream_is_the_same_cohort_in_bounded_batches():
+    source, whole = read(40, 3, progress=False), generate(40, 3)
+    assert source["flow"] == [] and len(source["registry"]) == len(whole["registry"])
+    batches = list(source["batches"])
+    rows = [row for batch in batches for row in batch]
+    assert [row["text"] for row in rows] == list(whole["notes"]["text"]) and all(len(batch) <= 5000 for batch in batches)
+    assert set(rows[0]) == {*NOTE_COLUMNS, "file", "line", "labels"} and [row["line"] for row in rows] == list(range(1, len(rows) + 1))
+    assert source["flow"][0]["n_reports"] == len(rows) and source["flow"][0]["n_patients"] == 40
+    labels = [label for row in rows for label in row["labels"]]
+    assert list(labels[0]) == [*LABEL_COLUMNS[:3], *list(labels[0])[3:]] and set(labels[0]) == set(LABEL_COLUMNS) and len(labels) == len(whole["labels"])
 
 
 def test_frames_follow_the_contract(cohort):
@@ -50,18 +79,22 @@ def test_frames_follow_the_contract(cohort):
     assert cohort["flow"][0]["n_reports"] == len(notes) and cohort["flow"][0]["n_patients"] == 300
     assert notes["note_id"].is_unique and not labels.duplicated(["note_id", "field"]).any()
     assert set(labels["field"]) == set(registry["field"]) == set(SYNTHETIC_FIELDS)
-    assert set(notes["note_type"]) == {PATHOLOGY, CLINIC, FOLLOW_UP}
+    assert set(notes["note_type"]) == set(NOTES) == set(NOTE_TYPES)
+    assert list(cohort["patients"]["patient_id"]) == list(dict.fromkeys(notes["patient_id"]))
     merged = labels.merge(registry, on=["patient_id", "field"], suffixes=("", "_truth"))
     assert len(merged) == len(labels) and (merged["registry_value"] == merged["registry_value_truth"]).all()
     for field, facts in SYNTHETIC_FIELDS.items():
         if facts["values"]:
-            assert set(registry["registry_value"][registry["field"] == field]) <= set(facts["values"])
+            said = set(registry["registry_value"][registry["field"] == field]) | set(labels["stated_value"][labels["field"] == field].dropna())
+            assert said <= set(facts["values"])
 
 
-@pytest.mark.parametrize("n_patients", [0, -3])
-def test_an_empty_cohort_is_refused(n_patients):
-    with pytest.raises(UserError, match="at least 1"):
-        generate(n_patients, 0)
+@pytest.mark.parametrize(("n_patients", "noise", "reason"), [(0, 0, "at least 1"), (-3, 0, "at least 1"), (3, 1.5, "share from 0 to 1"), (3, -0.1, "share from 0 to 1")])
+def test_impossible_cohorts_are_refused(n_patients, noise, reason):
+    with pytest.raises(UserError, match=reason):
+        generate(n_patients, 0, noise)
+    with pytest.raises(UserError, match=reason):
+        read(n_patients, 0, noise)
 
 
 # ---------------------------------------------------------------- gold
@@ -96,39 +129,66 @@ def read_grade(quote, value):
     return f"G{len(roman[1])}" if roman else "G" + re.search(r"[1-4]", text)[0]
 
 
-def read_receptors(quote):
-    """Results in the order ER PR HER2, from a phrase; knows the grammar of such phrases, not the generator's lists."""
+def read_receptors(quote, names):
+    """Results of the named receptors in the order ER PR HER2, from a phrase; knows the grammar of such phrases, not the generator's lists."""
     text = " ".join(quote.lower().split()).replace("her-2/neu", "her2")
     if "triple" in text or "tnbc" in text or text.startswith("negative for"):
         return "ER negative PR negative HER2 negative"
     text = re.sub(r"both hormone receptors|estrogen and progesterone receptors|er and pr|er/pr", "er=pr", text)
     text = text.replace("estrogen receptor", "er").replace("progesterone receptor", "pr")
     results = {}
-    for name in ("er", "pr", "her2"):
+    for name in [name for name in ("er", "pr", "her2") if name.upper() in names]:
         where = re.search(rf"(?<![a-z]){name}(=pr)?(?![a-z])|=pr(?![a-z])" if name == "pr" else rf"(?<![a-z]){name}(?![a-z0-9])", text)
+        if name == "her2" and "by fish" in text:
+            results[name] = "negative" if "not amplified by fish" in text else "positive"
+            continue
         tail = re.split(r"[;,]|(?<=[^a-z])(?:pr|her2)\b", text[where.end() :].replace("=pr", ""), maxsplit=1)[0]
         if re.search(r"equivocal|indeterminate|(?<!\d)2\+", tail):
             results[name] = "equivocal"
-        elif re.search(r"neg|not ampl|-|(?<![\d(])0(?! %)", tail):
+        elif re.search(r"neg|not ampl|-|(?<![\d(])0(?!\d)", tail):
             results[name] = "negative"
         else:
-            assert re.search(r"pos|\+|amplified", tail), (name, tail)
+            assert re.search(r"pos|\+|amplified|[1-9]\d %|allred [3-8]", tail), (name, tail)
             results[name] = "positive"
     return " ".join(f"{name.upper()} {result}" for name, result in results.items())
+
+
+def read_plan(quote):
+    """(modalities, drugs) that a phrase names; drugs by any of their names."""
+    flat = f" {' '.join(re.sub('[^a-z0-9-]+', ' ', quote.lower()).split())} "
+    drugs = {name for name, drugs in TREATMENT["named_regimens"].items() if f" {name.lower()} " in flat}
+    drugs = {drug for name in drugs for drug in TREATMENT["named_regimens"][name]}
+    for name, drug in DRUGS.items():
+        if any(f" {word.lower()} " in flat for word in drug["long"] + drug["short"]):
+            drugs.add(name)
+    drugs -= {"paclitaxel"} if "nab-paclitaxel" in drugs else set()
+    found = {DRUGS[drug]["kind"] for drug in drugs}
+    if re.search(r" (xrt|rt|ebrt|sbrt|vbt|radiotherapy|radiation|brachytherapy) ", flat):
+        found.add("radiotherapy")
+    if re.search(r"surgery|resection|ectomy|excision|craniotomy|laryngect|dissection|lumpectomy|nephrectomy", flat) and not re.search(r"(no|without) surgery", flat):
+        found.add("surgery")
+    if "chemoembol" in flat or "tace" in flat:
+        found.add("chemoembolization")
+    if "supportive" in flat or " bsc " in flat:
+        found = {"best supportive care"}
+    if "active surveillance" in flat or " as " in flat:
+        found = {"surveillance"}
+    return found, drugs
 
 
 def spellings(entry):
     return {text.lower() for kind in ("long", "short") for text in entry[kind]}
 
 
-def test_every_quote_says_its_value(rows):
-    """Read each quoted span back into the value by a second way."""
+def test_every_plain_quote_says_its_value():
+    """Read each quoted span back into the value of this note by a second way."""
+    rows = rows_at(0, 300, 11)
     checked = dict.fromkeys(SYNTHETIC_FIELDS, 0)
     for row in rows:
         if row["evidence"] != "stated":
-            assert row["evidence"] == "not_stated" or (row["field"] == "histology" and row["note_type"] == CLINIC)
+            assert pd.isna(row["stated_value"]) and pd.isna(row["quote_start"])
+            assert row["evidence"] == "not_stated" or row["field"] == "icd10" or (row["field"] == "histology" and row["note_type"] == CLINIC)
             continue
-        assert row["stated_value"] == row["registry_value"]
         field, value, cancer = row["field"], row["stated_value"], CANCERS[row["cancer_type"]]
         quote = row["text"][int(row["quote_start"]) : int(row["quote_end"])]
         flat = " ".join(quote.lower().split()).replace("tumour", "tumor")
@@ -143,60 +203,257 @@ def test_every_quote_says_its_value(rows):
         elif field == "grade":
             assert read_grade(quote, value) == value
         elif field == "receptor_status":
-            assert read_receptors(quote) == value
+            assert read_receptors(quote, value.split()[::2]) == value
         elif field == "receptor_type":
-            assert (" ".join(re.findall(r"(\w+) positive", read_receptors(quote))) or "none") == value
+            assert (" ".join(re.findall(r"(\w+) positive", read_receptors(quote, cancer["receptors"]))) or "none") == value
         elif field == "histology":
             assert flat in spellings(cancer["histologies"][value])
         elif field == "tumor_site":
             sites = {site: names for key, names in cancer["sites"].items() for site, names in ([(key, names)] if "long" in names else names.items())}
             assert flat in spellings(sites[value]) or flat.upper() in cancer.get("side_site", {}).get(value, {}).values()
+        elif field == "treatment_plan":
+            intent, modalities, drugs = value.split(" | ")
+            assert read_plan(quote) == (set(modalities.split(" + ")), set(drugs.split(" + ")) - {"none"}), quote
+            assert set(modalities.split(" + ")) <= set(MODALITIES) and intent in ("curative", "palliative")
+        elif field == "radiotherapy":
+            dose, fractions = re.fullmatch(r"[a-z ]+ \| ([0-9.]+) Gy \| (\d+) fractions? \| [a-z ]+", value).groups()
+            assert fractions in re.findall(r"\d+", quote) and (f"{float(dose):g} Gy" in " ".join(quote.split()) or f"{float(dose) * 100:.0f} cGy" in " ".join(quote.split()))
+            assert value.split(" | ")[3] in flat
         checked[field] += 1
-    assert min(checked.values()) > 50
+    del checked["icd10"]
+    assert min(checked.values()) > 40, checked
 
 
-# What would betray a field, in any note that is not to state it. {} stands for spellings that depend on the patient.
-TRACES = {
-    "laterality": r"\b(?i:right|left|bilateral|rt|lt|bilat|side|sided|RUL|RLL|LUL|LLL)\b|(?<!/)\b[RL]\b",
-    "stage": r"\b[cp]?T[0-4]|(?i:\bstag(e|ing)\b|\bTNM|AJCC|nodes are free|metastatic|muscularis|Breslow)|N[0-3]\b",
-    "grade": r"(?i:\bgrade\b|differentiated|gleason|fuhrman|nottingham|FIGO|\bGS\b|\bG[1-4]\b|\bgr \d)",
-    "tumor_size": r"(?i:tumou?r size|greatest dimension|max diameter|maximum diameter|size of tumou?r)",
-    "receptor_status": r"\b(ER|PR|HER2?)\b|(?i:receptor|estrogen|triple|HER-2)",
-    "histology": r"(?i:carcinoma|sarcoma|melanoma|glioma|blastoma|astrocyt|adeno ?ca|\bIDC|\bSCC|\bHCC|lymphoma)",
-}
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
+         "seventeen", "eighteen", "nineteen"]  # fmt: skip
+TENS = dict(zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10), strict=True))
 
 
-def test_what_is_not_stated_leaves_no_trace(rows):
-    unsaid = [row for row in rows if row["evidence"] == "not_stated"]
-    for row in unsaid:
-        field, text, cancer = row["field"], row["text"], CANCERS[row["cancer_type"]]
-        flat = " ".join(text.split())
-        if field in TRACES:
-            assert not re.search(TRACES[field], flat), field
-        if field == "tumor_size":
-            number = float(row["registry_value"].split()[0])
-            assert not re.search(rf"(?<![\d.])({number:.1f} ?cm|{number * 10:.0f} ?mm|{number:.1f} x|x {number:.1f}(?![\d]))", flat, re.IGNORECASE)
-        if field == "tumor_site":
-            for key, names in cancer["sites"].items():
-                for entry in [names] if "long" in names else names.values():
-                    assert not any(re.search(rf"\b{re.escape(word)}\b", flat, re.IGNORECASE) for word in spellings(entry)), key
-        if field in ("histology", "diagnosis"):
-            for histology in cancer["histologies"].values():
-                assert not any(re.search(rf"\b{re.escape(word)}\b", flat, re.IGNORECASE) for word in spellings(histology))
-    assert {row["field"] for row in unsaid} == set(SYNTHETIC_FIELDS)
+def number(words):
+    """A number in words, or in figures."""
+    parts = words.replace("-", " ").split()
+    if parts[0].isdigit():
+        return int(parts[0])
+    if len(parts) > 1 and parts[1] == "hundred":
+        return 100 * WORDS.index(parts[0]) + (number(" ".join(parts[3:])) if len(parts) > 3 else 0)
+    return sum(TENS[part] if part in TENS else WORDS.index(part) for part in parts)
 
 
-def test_a_quarter_of_the_fields_is_not_stated(cohort):
+def hard_size(text):
+    if found := re.fullmatch(r"([a-z -]+) millimeters", text):
+        return number(found[1]) / 10
+    if found := re.fullmatch(r"([a-z-]+)(?: point ([a-z]+))? centimeters", text):
+        return number(found[1]) + (number(found[2]) / 10 if found[2] else 0)
+    if found := re.search(r"([a-z-]+) (?:consecutive|contiguous) slices of (\d) mm", text):
+        return number(found[1]) * int(found[2]) / 10
+    if found := re.search(r"of ([\d.]+) cm of tissue .* all but ([\d.]+) cm", text):
+        return float(found[1]) - float(found[2])
+    if found := re.search(r"as ([\d.]+) cm;.* (\d+) mm (more|less)", text):
+        return float(found[1]) + int(found[2]) / 10 * (1 if found[3] == "more" else -1)
+    if found := re.search(r"is ([\d.]+) cm;.* by (\d+) mm", text):
+        return float(found[1]) + int(found[2]) / 10
+    found = re.search(r"slip of the pen for ([\d.]+) cm", text)
+    return found and float(found[1])
+
+
+def hard_stage(text):
+    if found := re.search(r"[cp]t(\d) [cp]n(\d).*(one t category|by one t category|one t category lower)", text):
+        return int(found[1]) + (-1 if "lower" in text else 1), int(found[2])
+    if found := re.search(r"above the [cp]t(\d).*now n(\d)", text):
+        return int(found[1]) + 1, int(found[2])
+    if found := re.search(r"is [cp]t(\d)\. .* nodes are [cp]n(\d)", text):
+        return int(found[1]), int(found[2])
+    if found := re.fullmatch(r"t (\w+), n (\w+)", text):
+        return number(found[1]), number(found[2])
+    if found := re.search(r"read t(\d), .* read n(\d)", text) or re.search(r"[cp]t(\d), nodes not .* but n(\d)", text):
+        return int(found[1]), int(found[2])
+    found = re.search(r"pt(\d); .*\bn(\d)", text)
+    return found and (int(found[1]), int(found[2]))
+
+
+def hard_grade(text):
+    if found := re.search(r"tubules (\d), nuclei (\d), mitoses (\d), together (\d) of 9", text):
+        total = sum(int(score) for score in found.groups()[:3])
+        assert total == int(found[4])
+        return "G1" if total < 6 else "G2" if total < 8 else "G3"
+    if found := re.search(r"pattern (\d) throughout", text):
+        return f"Gleason {2 * int(found[1])}"
+    if found := re.search(r"(\d+) % pattern (\d), (?:all )?the rest pattern (\d)", text):
+        return f"Gleason {int(found[2]) + int(found[3])}"
+    if found := re.search(r"one step (above|below) the grade (\d)", text):
+        return f"G{int(found[2]) + (1 if found[1] == 'above' else -1)}"
+    if found := re.search(r"slip, read (\d)", text):
+        return f"G{found[1]}"
+    if found := re.search(r"first called (low|high) grade", text):
+        return {"low": "High", "high": "Low"}[found[1]]
+    if found := re.search(r"two tiers, (\w+) and (\w+), it is the (first|second)", text):
+        return found[1 if found[3] == "first" else 2].capitalize()
+    found = re.search(r"the (.+) of the (three|four) grades", text)
+    return found and {"lowest": "G1", "middle one": "G2", "second lowest": "G2", "second highest": "G3", "highest": "G3" if found[2] == "three" else "G4"}[found[1]]
+
+
+def hard_fractions(text):
+    if found := re.search(r"^([a-z-]+) daily", text):
+        return number(found[1])
+    if found := re.search(r"(\d+) fractions of [\d.]+ gy prescribed at first, (\w+) fewer", text):
+        return int(found[1]) - number(found[2])
+    if found := re.search(r": (\d+) fractions, then (\d+) more", text):
+        return int(found[1]) + int(found[2])
+    if found := re.search(r"over (\w+) weeks, five", text):
+        return 5 * number(found[1])
+    if "single sitting" in text:
+        return 1
+    found = re.search(r"into (\w+) equal parts", text)
+    return found and number(found[1])
+
+
+def hard_side(text):
+    if "neither side" in text or "as well" in text:
+        return "Bilateral"
+    turn = {"left": "Right", "right": "Left"}
+    if found := re.search(r" on the (left|right) in \d+; .* (same|opposite) side", text):
+        return found[1].capitalize() if found[2] == "same" else turn[found[1]]
+    if found := re.search(r"form says (left|right)|the (left|right) .*counterpart", text):
+        return turn[found[1] or found[2]]
+    found = re.search(r"scar on the (left|right) and a benign cyst on the (left|right); .* side of the (scar|cyst)", text)
+    return found and found[1 if found[3] == "scar" else 2].capitalize()
+
+
+def test_every_hard_quote_can_be_read_to_its_value():
+    """Composed and corrected statements hold all that the answer needs; read here by the rules of arithmetic and of each form."""
+    checked = dict.fromkeys(["tumor_size", "stage", "grade", "laterality", "radiotherapy", "histology"], 0)
+    for row in rows_at(1, 150, 11):
+        if row["evidence"] != "stated" or row["field"] not in checked:
+            continue
+        field, value = row["field"], row["stated_value"]
+        flat = " ".join(row["text"][int(row["quote_start"]) : int(row["quote_end"])].lower().split())
+        if field == "histology":
+            kinds = CANCERS[row["cancer_type"]]["histologies"]
+            assert any(name in flat for name in spellings(kinds[value])), flat
+            checked[field] += len(flat) > 40
+            continue
+        found = {"tumor_size": hard_size, "stage": hard_stage, "grade": hard_grade, "laterality": hard_side, "radiotherapy": hard_fractions}[field](flat)
+        assert found is not None, flat
+        if field == "radiotherapy":
+            found, value = str(found), re.search(r"(\d+) fraction", value)[1]
+        checked[field] += 1
+        assert (f"{found:.1f} cm" if field == "tumor_size" else "T{} N{}".format(*found) if field == "stage" else found) == value, flat
+    assert min(checked.values()) > 40, checked
+
+
+def hard_receptor(text, name):
+    """The result of one receptor in a composed statement."""
+    name = name.lower()
+    if found := re.search(r"(all receptors positive|triple negative) except for (\w+), which is (\w+)", text):
+        return found[3] if found[2] == name else "positive" if "all" in found[1] else "negative"
+    if "neither of the two" in text:
+        return "positive" if "lacking" in text else "negative"
+    if "one is positive and one negative" in text:
+        return "positive" if name == "er" else "negative"
+    part = next(part for part in re.split(r"[;,] (?=er|pr|her2|the lab)", text) if part.startswith(name))
+    if found := re.search(r"in ([\d.]+) % of nuclei", part):
+        return "positive" if float(found[1]) >= 1 else "negative"
+    if found := re.search(r"fish ratio of ([\d.]+) \(amplified from 2.0 on\)", part):
+        return "positive" if float(found[1]) >= 2 else "negative"
+    if "by fish" in part:
+        return "negative" if "not amplified" in part else "positive"
+    return re.search(r".*\b(positive|negative|equivocal)", part)[1]
+
+
+def test_hard_receptors_sites_and_plans_can_be_read():
+    checked = dict.fromkeys(["receptor_status", "tumor_site", "treatment_plan"], 0)
+    for row in rows_at(1, 250, 12):
+        if row["evidence"] != "stated" or row["field"] not in checked:
+            continue
+        field, value, cancer = row["field"], row["stated_value"], CANCERS[row["cancer_type"]]
+        flat = " ".join(row["text"][int(row["quote_start"]) : int(row["quote_end"])].lower().replace("tumour", "tumor").split())
+        checked[field] += 1
+        if field == "receptor_status" and not re.match(r"er[: +]*(pos|neg)", flat):
+            names = value.split()[::2]
+            assert " ".join(f"{name} {hard_receptor(flat, name)}" for name in names) == value, flat
+        elif field == "tumor_site" and "o'clock" not in flat:
+            sites = {site: names for key, names in cancer["sites"].items() for site, names in ([(key, names)] if "long" in names else names.items())}
+            pattern = r"of the (?P<first>.+) and the (?P<second>.+) it is the (?P<which>latter|former)|first the (?P<a>.+), then the (?P<b>.+); tumor .* in the (?P<w>first|second) only"
+            found = re.search(pattern, flat)
+            if found:
+                which = found["which"] or found["w"]
+                said = (found["first"] or found["a"]) if which in ("former", "first") else found["second"] or found["b"]
+            else:
+                said = re.sub("^that is a mistake for the ", "", flat)
+            assert said in spellings(sites[value]), flat
+        elif field == "treatment_plan" and (found := re.search(r"(.*): so the proposal, which stands with (.+) in place of (.+)", flat)):
+            modalities, drugs = read_plan(found[1])
+            assert (drugs - {found[3]}) | {found[2]} == set(value.split(" | ")[2].split(" + ")), flat
+            assert modalities == set(value.split(" | ")[1].split(" + "))
+        elif field == "treatment_plan" and "radiotherapy added" in flat:
+            modalities, drugs = read_plan(flat.split(": so the")[0])
+            assert "radiotherapy" not in modalities and modalities | {"radiotherapy"} == set(value.split(" | ")[1].split(" + "))
+            assert drugs == set(value.split(" | ")[2].split(" + "))
+    assert min(checked.values()) > 80, checked
+
+
+def test_a_share_of_the_statements_is_hard():
+    """Enough to need reading, and not so many that plain statements are rare; a note with a hard statement has no plain one of the same fact."""
+    plain, mixed = rows_at(0, 120, 6), rows_at(synthetic_hard.HARD_SHARE, 120, 6)
+    long = [sum(row["field"] in ("stage", "laterality") and row["evidence"] == "stated" and row["quote_end"] - row["quote_start"] > 35 for row in rows) for rows in (plain, mixed)]
+    stated = sum(row["field"] in ("stage", "laterality") and row["evidence"] == "stated" for row in mixed)
+    assert long[0] == 0 and 0.08 < long[1] / stated < 0.2
+
+
+def test_marked_text_is_read_only_where_it_is_stated(rows):
+    """A note that does not state a field holds no spelling of its value where only the value could be meant."""
+    for row in rows:
+        if row["evidence"] == "stated" or row["field"] not in ("histology", "stage", "grade", "receptor_status", "tumor_site"):
+            continue
+        flat, cancer = " ".join(row["text"].split()), CANCERS[row["cancer_type"]]
+        relatives = "|".join(LANGUAGE["relatives"])
+        flat = re.sub(rf"\b({relatives}) had .{{0,110}}|\([^()]*\) in \d{{4}}", "", flat, flags=re.IGNORECASE)  # other people, other tumors
+        if row["field"] == "histology":
+            words = [word for histology in cancer["histologies"].values() for word in histology["long"]]
+            assert not any(re.search(rf"\b{re.escape(word)}\b", flat, re.IGNORECASE) for word in words if word != "squamous cell carcinoma"), row["note_id"]
+        if row["field"] == "stage":
+            assert not re.search(r"\b[cp]?T[1-4][a-d]?[ ,/]*[cp]?N[0-3]", flat), row["note_id"]
+        if row["field"] == "receptor_status":
+            assert not re.search(r"\b(ER|PR)\b ?[:+-]|triple|HER2 (pos|neg|equi|[0-3]\+)", flat, re.IGNORECASE), row["note_id"]
+        if row["field"] == "grade" and row["cancer_type"] == "PRAD":
+            assert not re.search(r"gleason|\b[3-5]\+[3-5]\b", flat, re.IGNORECASE), row["note_id"]
+        if row["field"] == "tumor_site" and row["cancer_type"] in ("BRCA", "KIRC"):
+            assert not re.search(rf"\b{row['registry_value']}\b", flat, re.IGNORECASE), row["note_id"]
+
+
+def test_the_words_of_a_field_do_not_tell_whether_it_is_stated(rows):
+    """Its keyword stands in many notes that do not state the field, and is missing in many that do."""
+    words = {"grade": r"grade|differentiat", "tumor_size": r"size|dimension|\d ?[cm]m\b", "laterality": r"\b(left|right|lt|rt|side|laterality)\b", "stage": r"stag|\bTNM",
+             "receptor_status": r"receptor|HER2", "histology": r"carcinoma|histolog|\btype\b", "radiotherapy": r"radiotherapy|radiation|\bGy"}  # fmt: skip
+    for field, pattern in words.items():
+        of_field = [row for row in rows if row["field"] == field]
+        unsaid = [bool(re.search(pattern, row["text"], re.IGNORECASE)) for row in of_field if row["evidence"] == "not_stated"]
+        assert sum(unsaid) / len(unsaid) > 0.3, (field, sum(unsaid) / len(unsaid))
+
+
+def test_shares_of_evidence(cohort):
     labels = cohort["labels"].merge(cohort["notes"][["note_id", "note_type"]], on="note_id")
-    assert 0.20 <= (labels["evidence"] == "not_stated").mean() <= 0.30
-    reports = labels[labels["note_type"] == PATHOLOGY]
-    shares = (reports["evidence"] == "not_stated").groupby(reports["field"]).mean()
-    assert shares.between(0.17, 0.36).all()
+    eight = labels[~labels["field"].isin(["icd10", "treatment_plan", "radiotherapy", "diagnosis"])]
+    reports = eight[eight["note_type"] == PATHOLOGY]
+    assert 0.2 <= (reports["evidence"] == "not_stated").mean() <= 0.42
+    assert 0.3 <= (eight["evidence"] == "stated").mean() <= 0.75
     clinic = labels[labels["note_type"] == CLINIC].pivot(index="note_id", columns="field", values="evidence")
-    assert (clinic["diagnosis"] == "stated").all()
+    assert (clinic["diagnosis"] == "stated").all() and (clinic["treatment_plan"] == "not_stated").all()
     assert 0.18 <= (clinic["histology"] == "uncertain").mean() <= 0.32
-    pair = labels[labels["field"].isin(["receptor_type", "receptor_status"])].pivot(index="note_id", columns="field", values="evidence")
-    assert (pair["receptor_type"] == pair["receptor_status"]).all()
+    assert (labels["evidence"][labels["field"] == "icd10"] == "uncertain").all()
+    pair = labels[labels["field"].isin(["receptor_type", "receptor_status"])].pivot(index="note_id", columns="field", values="evidence").dropna()
+    assert len(pair) > 100 and (pair["receptor_type"] == pair["receptor_status"]).all()
+    assert 0.3 <= cohort["registry"]["field"].eq("receptor_status").sum() / 300 <= 0.5
+
+
+def test_early_notes_err_and_later_ones_do_not(cohort):
+    labels = cohort["labels"].merge(cohort["notes"][["note_id", "note_type"]], on="note_id")
+    stated = labels[labels["evidence"] == "stated"]
+    differs = stated["stated_value"] != stated["registry_value"]
+    early = stated["note_type"].map(lambda kind: NOTES[kind]["view"] == "early")
+    assert not differs[~early].any()
+    for field, low in {"grade": 0.05, "stage": 0.15, "tumor_size": 0.5, "histology": 0.02}.items():
+        assert differs[early & (stated["field"] == field)].mean() > low, field
 
 
 def test_the_task_is_neither_given_away_nor_lost(rows):
@@ -208,41 +465,29 @@ def test_the_task_is_neither_given_away_nor_lost(rows):
         return sum(match is not None and read(match[0]) == value for match, value in found) / len(stated)
 
     assert 0.6 < first(r"\b(right|left|rt|lt|bilateral|bilat|r|l)\b", "laterality", read_side) < 0.95
-    assert 0.3 < first(r"\d+(\.\d)?( x \d+\.\d){0,2} ?[cm]m", "tumor_size", read_size) < 0.9
-    assert 0.6 < first(r"t\d[a-c]?[ ,/pc]*n\d", "stage", read_stage) < 0.99
+    assert 0.3 < first(r"\d+(\.\d)?( x \d+\.\d){0,2} ?[cm]m", "tumor_size", read_size) < 0.95
+    assert 0.5 < first(r"t\d[a-c]?[ ,/pc]*n\d", "stage", read_stage) < 0.99
 
 
-# ---------------------------------------------------------------- patients and notes
+# ---------------------------------------------------------------- notes
 
 
-def test_patients_are_plausible(cohort):
-    notes, registry = cohort["notes"].drop_duplicates("patient_id").set_index("patient_id"), cohort["registry"]
-    truth = registry.pivot(index="patient_id", columns="field", values="registry_value")
-    cancer = notes["cancer_type"].loc[truth.index]
-    assert set(cancer) == set(CANCERS) and len(CANCERS) == 17
-    assert set(cancer[truth["receptor_type"].notna()]) == set(cancer[truth["receptor_status"].notna()]) == {"BRCA"}
-    assert set(cancer[truth["laterality"].notna()]) == {"BRCA", "LUAD", "LUSC", "KIRC", "OV", "LGG", "GBM", "HNSC", "SKCM"}
-    assert set(cancer[truth["laterality"] == "Bilateral"]) == {"OV"}
-    assert set(cancer[truth["stage"].isna()]) == {"LGG", "GBM"}
-    assert set(cancer[truth["grade"].str.startswith("Gleason", na=False)]) == {"PRAD"}
-    assert not truth["diagnosis"].str.contains("prostate")[cancer != "PRAD"].any()
-    assert (truth["histology"] + " of the " == truth["diagnosis"].str.replace(r"(?<= of the ).*", "", regex=True)).all()
-    sexes = cohort["notes"].groupby("patient_id")["text"].agg(" ".join).loc[truth.index]
-    says_man, says_woman = sexes.str.contains(r"\b(?:man|male|he)\b", case=False), sexes.str.contains(r"\b(?:woman|female|she)\b", case=False)
-    assert not says_woman[cancer == "PRAD"].any() and not says_man[cancer.isin(["UCEC", "OV"])].any()
-    assert not (says_man & says_woman).any()
-    for patient_id, row in truth.dropna(subset=["stage"]).iterrows():
-        low, high = CANCERS[cancer[patient_id]]["size"][row["stage"][:2]]
-        assert low <= float(row["tumor_size"].split()[0]) <= high
-    # More nodes are involved in T4 than in T1.
-    involved = (truth["stage"].str[-1] != "0").groupby(truth["stage"].str[:2]).mean()
-    assert involved["T4"] > involved["T1"]
+def test_notes_are_in_order_and_dated_sensibly(cohort):
+    notes = cohort["notes"]
+    assert all(list(group["date"]) == sorted(group["date"]) for _, group in notes.groupby("patient_id"))
+    counts = notes.groupby("patient_id").size()
+    assert 5 <= counts.mean() <= 8 and counts.min() >= 1 and counts.max() <= 10
+    day = notes.assign(day=pd.to_datetime(notes["date"])).pivot_table(index="patient_id", columns="note_type", values="day", aggfunc="first")
+    order = ["referral letter", "radiology report", "operation note", "tumor board note", "clinic note", "radiotherapy summary", "follow-up note"]
+    for before, after in itertools.pairwise(order):
+        both = day[[before, after]].dropna()
+        assert len(both) > 20 and (both[before] < both[after]).all()
 
 
 def test_hospitals_can_be_held_out(cohort):
     notes = cohort["notes"]
     sites = {site for hospital in HOSPITALS.values() for site in hospital["sites"]}
-    assert notes["institution"].nunique() == len(HOSPITALS) >= 10 and set(notes["site"]) == sites and len(sites) >= 25
+    assert notes["institution"].nunique() == len(HOSPITALS) >= 12 and set(notes["site"]) == sites and len(sites) >= 25
     assert (notes.groupby("patient_id")["institution"].nunique() == 1).all()
     shares = [hospital["share"] for hospital in HOSPITALS.values()]
     small = [share / sum(shares) for share in shares if share / sum(shares) <= 0.05]
@@ -254,11 +499,10 @@ def test_hospitals_can_be_held_out(cohort):
 def test_notes_are_different_whole_and_of_the_planned_length(cohort):
     notes = cohort["notes"]
     assert notes["text"].is_unique
-    assert not notes["text"].str.contains(r"[{}<>|\ue000-\ue1ff]|  | \.| ,").any()
+    assert not notes["text"].str.contains(r"[{}<>|\ue000-\ue1ff]|  | \.(?!\d)| ,|\.\.|\bNone\b").any()
     words = notes["text"].str.split().str.len().groupby(notes["note_type"])
-    assert words.min()[PATHOLOGY] >= 60 and words.max()[PATHOLOGY] <= 250 and 80 <= words.mean()[PATHOLOGY] <= 180
-    assert words.min()[CLINIC] >= 75 and words.max()[CLINIC] <= 200 and 100 <= words.mean()[CLINIC] <= 150
-    assert words.min()[FOLLOW_UP] >= 45 and words.max()[FOLLOW_UP] <= 130 and 60 <= words.mean()[FOLLOW_UP] <= 120
+    assert words.min().min() >= 30 and words.max().max() <= 320
+    assert words.mean().between(60, 190).all()
 
 
 def test_clinic_notes_have_the_six_sections_in_order(cohort):
@@ -271,29 +515,52 @@ def test_clinic_notes_have_the_six_sections_in_order(cohort):
 
 def test_scrubbing_changes_nothing(cohort):
     """The spans are those of the scrubbed text, because there is nothing to scrub."""
-    for text in cohort["notes"]["text"][::3]:
+    for text in cohort["notes"]["text"][::5]:
         assert scrub(text) == (text, {})
+
+
+# ---------------------------------------------------------------- typing noise
+
+
+def test_the_noise_dial_moves_letters_and_nothing_else():
+    clean, noisy = generate(25, 5, noise=0), generate(25, 5, noise=0.2)
+    columns = ["note_id", "field", "evidence", "stated_value", "registry_value"]
+    assert clean["labels"][columns].equals(noisy["labels"][columns])
+    quotes = []
+    for cohort in (clean, noisy):
+        text = cohort["notes"].set_index("note_id")["text"]
+        stated = cohort["labels"][cohort["labels"]["evidence"] == "stated"]
+        quotes.append([" ".join(text[row.note_id][row.quote_start : row.quote_end].split()) for row in stated.itertuples()])
+    assert quotes[0] == quotes[1]
+    pairs = [(a.split(), b.split()) for a, b in zip(clean["notes"]["text"], noisy["notes"]["text"], strict=True)]
+    assert all(len(a) == len(b) for a, b in pairs)
+    changed = [(x, y) for a, b in pairs for x, y in zip(a, b, strict=True) if x != y]
+    assert 0.04 < len(changed) / sum(len(a) for a, _ in pairs) < 0.2
+    assert all(re.sub(r"\D", "", x) == re.sub(r"\D", "", y) and abs(len(x) - len(y)) <= 2 for x, y in changed)
+
+
+def test_noise_leaves_spans_and_short_words_alone():
+    import random
+
+    text, spans = add_noise("no absent " * 40 + "tumor", [("size", 3, 9), ("side", 400, 405)], 1.0, random.Random(1))
+    assert text[spans[0][1] : spans[0][2]] == "absent" and text[spans[1][1] : spans[1][2]] == "tumor" and text.split().count("no") == 40
 
 
 # ---------------------------------------------------------------- the grammar
 
 
-def test_marks_give_the_spans_of_the_first_mention():
+def test_marks_give_the_spans_of_every_mention():
     marked = f"A {OPEN['side']}left{CLOSE['side']} {OPEN['side_site']}LUL{CLOSE['side_site']}, {OPEN['side']}L{CLOSE['side']}"
-    assert strip_marks(marked) == ("A left LUL, L", {"side": (2, 6), "side_site": (7, 10)})
+    assert strip_marks(marked) == ("A left LUL, L", [("side", 2, 6), ("side_site", 7, 10), ("side", 12, 13)])
 
 
-def test_patterns_expand_choices_and_slots():
-    class Last:  # a generator that always takes the last choice and never abbreviates
-        choice = staticmethod(lambda options: options[-1])
-        random = staticmethod(lambda: 1.0)
-
-    slots = {"size": {"long": ["{cm} cm"], "short": ["x"]}, "cm": "2.5", "mass": ["tumor", "mass"]}
-    assert MEDICINE["fields"]["tumor_size"]["values"] is None
-    text, spans = strip_marks(finish(expand("a <small|<firm|oval>> {mass}  of {size} <, seen|>.", slots, 0.5, Last)))
-    assert text == "An oval mass of 2.5 cm." and text[slice(*spans["size"])] == "2.5 cm"
+def test_patterns_expand_choices_slots_and_ranges():
+    slots = {"size": {"long": ["{cm} cm"], "short": ["x"]}, "cm": "2.5", "mass": ["tumor", "mass"], "pulse": (60, 60, 0)}
+    last = lambda: 0.999  # noqa: E731 - a generator that always takes the last choice and never abbreviates
+    text, spans = strip_marks(tidy(finish(expand("a <small|<firm|oval>> {mass} of {size} <, seen|>, pulse {pulse}.", slots, 0.5, last))))
+    assert text == "An oval mass of 2.5 cm, pulse 60." and text[slice(*spans[0][1:])] == "2.5 cm"
 
 
-@pytest.mark.parametrize(("raw", "tidy"), [("pT2 N1 is seen", "pT2 N1 is seen"), ("a 8 cm mass", "An 8 cm mass"), ("ccRCC seen", "ccRCC seen")])
-def test_sentences_start_with_a_capital_but_abbreviations_stay(raw, tidy):
-    assert finish(raw) == tidy
+@pytest.mark.parametrize(("raw", "neat"), [("pT2 N1 is seen", "pT2 N1 is seen"), ("a 8 cm mass", "An 8 cm mass"), ("ccRCC seen", "ccRCC seen")])
+def test_sentences_start_with_a_capital_but_abbreviations_stay(raw, neat):
+    assert tidy(finish(raw)) == neat

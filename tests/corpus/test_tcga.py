@@ -98,8 +98,9 @@ def test_registry_values_are_normalised_and_missing_ones_absent(data_dir):
     first = registry_of(loaded, "TCGA-AA-0001")
     assert first == {
         "pT": "T2", "pN": "N0", "laterality": "Right", "histology": "adenocarcinoma", "diagnosis": "adenocarcinoma of the lung", "icd10": "C34",
+        "lung_lobe": "Upper",
     }  # fmt: skip
-    assert registry_of(loaded, "TCGA-ZZ-0003") == {"laterality": "Left"}
+    assert registry_of(loaded, "TCGA-ZZ-0003") == {"laterality": "Left", "lung_lobe": "Lower"}
     breast = registry_of(loaded, "TCGA-AA-0010")
     assert breast == {
         "laterality": "Left", "histology": "invasive ductal carcinoma", "diagnosis": "invasive ductal carcinoma of the breast",

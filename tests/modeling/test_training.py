@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -42,9 +43,20 @@ def notes_trainer(tiny_model_dir, rows, folder, **changed):
                                 "test", "identity", training.lora_config(settings))
 
 
-def text_rows(tokenizer, texts):
-    notes = pd.DataFrame({"note_id": [f"n{i}" for i in range(len(texts))], "text": texts})
-    return training_data.note_rows(notes, tokenizer, 0, seed=0)
+def text_rows(tokenizer, texts, max_tokens=0):
+    notes = Dataset.from_dict({"note_id": [f"n{i}" for i in range(len(texts))], "text": texts})
+    return training_data.note_rows(notes, tokenizer, max_tokens, 0, Path(tempfile.mkdtemp()) / "tokens.arrow")
+
+
+def test_note_rows_stop_at_the_budget_and_hold_every_token(tokenizer):
+    texts = [f"Right lung {i} removed." for i in range(2500)]  # more than two chunks
+    rows = text_rows(tokenizer, texts)
+    whole = {f"n{i}": [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for i, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"])}
+    assert {row["example_id"]: row["input_ids"] for row in rows} == whole and list(rows["row"]) == list(range(2500))
+    assert all(row["labels"] == [-100, *row["input_ids"][1:]] for row in rows.select(range(50)))
+    few = text_rows(tokenizer, texts, max_tokens=3000)
+    assert few["input_ids"][:] == rows["input_ids"][:len(few)] and 2900 < training_data.token_counts(few).sum() <= 3000
+    assert training_data.digest(few) == training_data.digest(text_rows(tokenizer, texts, max_tokens=3000)) != training_data.digest(rows)
 
 
 # Packing
