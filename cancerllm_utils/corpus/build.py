@@ -227,6 +227,6 @@ def read_corpus(run_dir: Path) -> dict:
     folder = run_dir / "corpus"
     if not (folder / "notes.parquet").is_file():
         raise UserError(f"{folder} holds no corpus yet: run notebook 01_data_exploration first.")
-    frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("notes", "labels", "splits", "patients", "quality") if (folder / f"{name}.parquet").is_file()}
-    frames |= {name: pd.read_csv(folder / f"{name}.csv") for name in ("institutions", "duplicates", "identifiers") if (folder / f"{name}.csv").is_file()}
-    return frames | {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("flow", "scrubbed", "masked") if (folder / f"{name}.json").is_file()}
+    frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("notes", "labels", "splits", "patients", "quality")}
+    frames |= {name: pd.read_csv(folder / f"{name}.csv") for name in ("institutions", "duplicates", "identifiers")}
+    return frames | {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("flow", "scrubbed", "masked")}

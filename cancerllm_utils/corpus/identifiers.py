@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import binomtest
 
-from cancerllm_utils.corpus.identifiers_names import institutions, known_word, persons, rules, windows_of
+from cancerllm_utils.corpus.identifiers_names import institutions, known_word, rules, windows_of
+from cancerllm_utils.corpus.identifiers_persons import persons
 from cancerllm_utils.corpus.identifiers_planted import KINDS, planted
 from cancerllm_utils.errors import UserError
 
@@ -389,7 +391,7 @@ def evaluate(n: int = 200, seed: int = 0, half: str = "final2") -> pd.DataFrame:
     for kind, count in counts.items():
         recall = count["found"] / count["n"]
         precision = 1 - count["false"] / count["findings"] if count["findings"] else float("nan")
-        low, high = wilson(count["found"], count["n"])
+        low, high = binomtest(count["found"], count["n"]).proportion_ci(method="wilson")
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
         rows.append(
             {
@@ -405,10 +407,3 @@ def evaluate(n: int = 200, seed: int = 0, half: str = "final2") -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson, JASA 1927)."""
-    z, share = 1.959964, hits / n
-    middle, half = share + z * z / (2 * n), z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)

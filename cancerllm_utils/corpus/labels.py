@@ -7,6 +7,7 @@ The rules are in reading.py, reading_receptors.py and reading_surgical.py, their
 """
 
 import pandas as pd
+from scipy.stats import binomtest
 
 from . import reading, reading_receptors, reading_surgical, reading_treatment
 from .reading import HISTOLOGY, VOCABULARY, compiled, lower_keeping_length
@@ -120,13 +121,6 @@ def coverage_table(labels, notes):
     registry = table.groupby(["field", "cancer_type"])["registry"].any()
     compared = counts["stated"].where((counts["stated"] > 0) & registry)
     counts["agreement"] = counts["agree"] / compared
-    center, spread = wilson(counts["agreement"], compared)
-    counts["low"], counts["high"] = center - spread, center + spread
+    intervals = [binomtest(int(agree), int(n)).proportion_ci(method="wilson") if n > 0 else (float("nan"), float("nan")) for agree, n in zip(counts["agree"], compared)]
+    counts["low"], counts["high"] = [low for low, _ in intervals], [high for _, high in intervals]
     return counts.assign(registry=registry).reset_index()
-
-
-def wilson(share, n):
-    """Center and half width of Wilson's 95 % interval of a share; numbers or Series, NaN stays NaN."""
-    z = 1.959964
-    spread = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return (share + z * z / (2 * n)) / (1 + z * z / n), spread

@@ -51,7 +51,7 @@ def prepare(rows: list[dict], scrubbed: bool, mask: bool, read_rules: bool) -> d
     measured = [quality.assess(text) for text in notes["text"]]
     reasons = [quality.why_dropped(values) for values in measured]
     good = np.array([not reason for reason in reasons], dtype=bool)
-    table = notes[["note_id"]].assign(**pd.DataFrame(measured, index=notes.index).to_dict("series")) if measured else notes[["note_id"]]
+    table = pd.concat([notes[["note_id"]], pd.DataFrame(measured, index=notes.index)], axis=1)
     dropped = notes[["note_id", "patient_id"]].assign(reason=reasons)[~good]
     notes = notes[good].reset_index(drop=True)
     kept = set(notes["note_id"])

@@ -24,12 +24,7 @@ def header_of(path: Path) -> tuple[list[str], str, str]:
     """(column names, delimiter, encoding) of a CSV file; (names, "", "") of a Parquet file. UserError where there is nothing to read."""
     if is_parquet(path):
         return [field.name for field in open_parquet(path).schema_arrow], "", ""
-    try:
-        sample = files.head(path)
-    except files.DamagedFile as error:
-        raise UserError(f"file {path}: {error}. Export it again.") from None
-    if not sample.strip():
-        raise UserError(f"file {path}: it is empty. Leave it out, or export it again.")
+    sample = files.beginning(path)
     if sample.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF")):
         raise UserError(f"file {path}: this is no CSV but an Excel, ZIP or PDF file. Save it as CSV (UTF-8).")
     encoding = files.encoding_of(sample)

@@ -128,12 +128,7 @@ def check_files(found: list[Path]) -> None:
 
 def by_line(path: Path) -> bool:
     """Whether the file holds one resource per line (ndjson) rather than one JSON value. UserError where it is empty or cannot be unzipped."""
-    try:
-        sample = files.head(path)
-    except files.DamagedFile as error:
-        raise UserError(f"file {path}: {error}. Export it again.") from None
-    if not sample.strip():
-        raise UserError(f"file {path}: it is empty. Leave it out, or export it again.")
+    sample = files.beginning(path)
     first = files.decode(sample, files.encoding_of(sample))[0].lstrip("\ufeff \r\n\t")
     if not first.startswith(("{", "[")) and files.kind_of(path) == "json":
         raise UserError(f"file {path}: this is no JSON. FHIR is read as Bundles (.json) or one resource per line (.ndjson).")

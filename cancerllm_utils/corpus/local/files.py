@@ -48,6 +48,17 @@ def head(path: Path, size: int = SAMPLE) -> bytes:
             raise DamagedFile(f"the gzip file is damaged ({type(error).__name__})") from None
 
 
+def beginning(path: Path) -> bytes:
+    """The first bytes of a file that is to be read; UserError where it is empty or cannot be unzipped."""
+    try:
+        sample = head(path)
+    except DamagedFile as error:
+        raise UserError(f"file {path}: {error}. Export it again.") from None
+    if not sample.strip():
+        raise UserError(f"file {path}: it is empty. Leave it out, or export it again.")
+    return sample
+
+
 def open_bytes(path: Path) -> io.BufferedIOBase:
     """The file's bytes, unzipped where they are gzip by their first two bytes, whatever the ending says."""
     try:

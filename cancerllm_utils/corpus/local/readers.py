@@ -59,12 +59,7 @@ def check_jsonl(path: Path, source: dict) -> dict[str, str]:
 
 def jsonl_encoding(path: Path) -> str:
     """The encoding; UserError where the file is empty or cannot be unzipped."""
-    try:
-        sample = files.head(path)
-    except files.DamagedFile as error:
-        raise UserError(f"file {path}: {error}. Export it again.") from None
-    if not sample.strip():
-        raise UserError(f"file {path}: it is empty. Leave it out, or export it again.")
+    sample = files.beginning(path)
     return files.encoding_of(sample)
 
 
