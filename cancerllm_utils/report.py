@@ -299,7 +299,7 @@ def _limits(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | None) -> 
     out = ["Reading what a note says is not deciding what is true: a right answer here agrees with a record, it is not a diagnosis.",
            "The intervals cover the choice of patients only; training again with another seed moves the scores as well."]
     if cohort["synthetic"]:
-        out.append("Generated notes are more regular than real ones: expect lower scores, and other errors, on the notes of a hospital.")
+        out.append("Generated notes are more regular than real ones: expect other scores, and other errors, on the notes of a hospital.")
     elif cohort["notes"] is not None:
         if cohort["corpus"] != "local":
             out.append("The text is old scans read by machine, with errors; institutions that gave many reports weigh more, and the patients are not a sample of today's.")
