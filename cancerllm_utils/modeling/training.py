@@ -26,15 +26,15 @@ PRESETS = {
 
 
 def continue_pretraining(
-    run_dir, model: str, stage: str = "cpt", lora_r: int = 8, lora_alpha: int = 16, lora_dropout: float = 0.05,
+    run_dir, model: str, stage: str = "cpt", tuning: str = "lora", lora_r: int = 8, lora_alpha: int = 16, lora_dropout: float = 0.05,
     target_modules: str | list[str] = "all-linear", learning_rate: float = 2e-4, num_train_epochs: float = 1.0, max_tokens: int = 0,
     per_device_train_batch_size: int = 4, gradient_accumulation_steps: int = 1, max_length: int = 1024, packing_strategy: str = "bfd_split",
     warmup_ratio: float = 0.05, weight_decay: float = 0.01, max_grad_norm: float = 1.0, lr_scheduler_type: str = "linear",
     optim: str = "adamw_torch", gradient_checkpointing: bool = False, load_in_4bit: bool = False, precision: str = "auto", seed: int = 42,
     save_steps: float = 0.25, logging_steps: int = 10, logging_seconds: float = 5.0, num_processes: int = 1,
-    eval_splits: list[str] = ("dev",), eval_tokens: int = 40_000, eval_texts: dict[str, list[str]] | None = None,
+    accelerate_config: str = "", eval_splits: list[str] = ("dev",), eval_tokens: int = 40_000, eval_texts: dict[str, list[str]] | None = None,
 ) -> dict:
-    """LoRA on the notes of the `train` patients, with held-out loss before and after.
+    """LoRA (or all weights) on the notes of the `train` patients, with held-out loss before and after.
 
     max_tokens: about so many note tokens are seen in all, epochs included (0: no limit). packing_strategy: `bfd_split` packs whole notes and
     goes on with a long one in the next row; `bfd` cuts long notes off at max_length; `wrapped`, the paper's, lets notes see each other.
@@ -78,14 +78,14 @@ def continue_pretraining(
 
 
 def instruction_tune(
-    run_dir, model: str, stage: str = "cpt-sft", tasks: list[str] = ("phenotype_extraction",), preset: str = "paper", lora_r: int = 0,
+    run_dir, model: str, stage: str = "cpt-sft", tasks: list[str] = ("phenotype_extraction",), preset: str = "paper", tuning: str = "lora", lora_r: int = 0,
     lora_alpha: int = 0, lora_dropout: float = -1.0, target_modules: str | list[str] = "", completion_only_loss: bool = True,
     train_on_eos: bool = True, learning_rate: float = 2e-4, num_train_epochs: float = 5.0, max_examples: int = 0, max_tokens: int = 0,
     max_eval_examples: int = 64, per_device_train_batch_size: int = 1, gradient_accumulation_steps: int = 4, max_length: int = 1024,
     packing: bool = False, warmup_ratio: float = 0.03, weight_decay: float = 0.0, max_grad_norm: float = 0.3,
     lr_scheduler_type: str = "linear", optim: str = "adamw_torch", gradient_checkpointing: bool = False, load_in_4bit: bool = False,
     precision: str = "auto", seed: int = 42, save_steps: float = 0.2, logging_steps: int = 10, logging_seconds: float = 5.0,
-    num_processes: int = 1, cpt_stage: str = "cpt", train_split: str = "train",
+    num_processes: int = 1, accelerate_config: str = "", cpt_stage: str = "cpt", train_split: str = "train",
 ) -> dict:
     """LoRA on prompt/completion examples; the checkpoint with the lowest loss on `dev` examples is kept.
 
