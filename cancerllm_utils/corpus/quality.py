@@ -4,15 +4,13 @@ The OCR noise score is the share of damaged pieces among the pieces between blan
 - a symbol on its own (ordinary punctuation, bullets and lines apart),
 - a word with a digit or a symbol inside ("carc1noma"), unless it is a block label, a TNM category, a marker or a number with its unit,
 - one letter of a letter-spaced word ("c a r c i n o m a", four or more letters in a row),
-- a word of three letters or more that stands neither in the word list nor among the corpus's own frequent words, abbreviations in capitals
-  apart; in a text that is surely not English only one with five consonants in a row, because the list is English.
+- a word of three letters or more that does not stand in the word list, abbreviations in capitals apart; in a text that is surely not English
+  only one with five consonants in a row, because the list is English.
 A score of 0.1 says that one piece in ten looks damaged; names and rare terms leave clean notes a little above 0.
 Patterns and cut points are in quality.yaml, the words in quality_words.yaml.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +21,6 @@ import yaml
 STRATA = ("clean", "some", "heavy")
 FINE, DAMAGED, UNKNOWN, LETTER, TUMOUR = range(5)
 MAX_REMEMBERED = 500_000  # distinct pieces whose mark is kept; a million notes hold millions
-WORD = re.compile(r"[a-z]{3,}")
 
 
 @cache
@@ -99,10 +96,9 @@ def organ(piece: str) -> str:
 _MARKS, _ORGANS = Remembered(mark), Remembered(organ)
 
 
-def assess(text: str, own_words: frozenset = frozenset()) -> dict:
+def assess(text: str) -> dict:
     """What can be said of a note without reading it.
 
-    Args: text; own_words, the corpus's own frequent words (`frequent_words`), which then count as known.
     Returns dict: words (int, pieces between blanks), characters (int), ocr_noise (float 0-1, see above; 1 for an empty text), language
     (ISO 639-1, "und" where undecided), organs (int, distinct organs named as the seat of a tumour), t_categories (int, distinct pT).
     """
@@ -111,9 +107,6 @@ def assess(text: str, own_words: frozenset = frozenset()) -> dict:
     marks = [_MARKS[piece] for piece in pieces]
     damaged, unknown = marks.count(DAMAGED), marks.count(UNKNOWN)
     damaged += sum(map(len, rule["letter_runs"].findall(bytes(marks))))
-    if own_words and unknown:
-        unfamiliar = [WORD.findall(piece.lower()) for piece, kind in zip(pieces, marks) if kind == UNKNOWN]
-        unknown -= sum(all(word in own_words or word in rule["words"] for word in words) for words in unfamiliar)
     language = "en" if pieces and damaged + unknown < rule["english_share"] * len(pieces) else language_of(text)
     if language in ("en", "und"):  # a text too damaged to tell its language must not pass as foreign
         damaged += unknown
@@ -164,14 +157,6 @@ def why_dropped(quality: dict) -> str:
 def several_tumours(quality: pd.DataFrame) -> pd.Series:
     """True for notes that name two organs as the seat of a tumour, or two different pT: flagged, because a label may belong to the other one."""
     return (quality["organs"] > 1) | (quality["t_categories"] > 1)
-
-
-def frequent_words(texts: Iterable[str], min_notes: int = 30) -> frozenset:
-    """Lower-case words of three letters or more that occur in at least `min_notes` of the texts: a corpus's own vocabulary."""
-    counts = Counter()
-    for text in texts:
-        counts.update(set(WORD.findall(text.lower())))
-    return frozenset(word for word, n in counts.items() if n >= min_notes)
 
 
 def strata(quality: pd.DataFrame) -> tuple[pd.Series, list[float]]:

@@ -65,13 +65,6 @@ def test_letter_spaced_words_count_and_block_labels_do_not():
     assert quality.assess("blocks A B and C are in toto")["ocr_noise"] == 0
 
 
-def test_the_corpus_own_words_are_no_damage():
-    own = quality.frequent_words(["the zzogram of zzogram centre"] * 3 + ["a rnargin"], min_notes=3)
-    assert "zzogram" in own and "rnargin" not in own
-    text = "The zzogram was seen and the rnargin was free of tumor."
-    assert quality.assess(text)["ocr_noise"] > quality.assess(text, own)["ocr_noise"] > 0
-
-
 def test_another_language_is_named_and_not_taken_for_damage():
     found = quality.assess(GERMAN)
     assert found["language"] == "de" and found["ocr_noise"] < 0.1 and not quality.why_dropped(found)
