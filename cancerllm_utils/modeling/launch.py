@@ -1,7 +1,10 @@
-"""The training functions over several processes: torchrun starts them, the notebook's call stays the same.
+"""The training functions over several processes: `accelerate launch` starts them, the notebook's call stays the same.
 
-`accelerate launch --cpu --num_processes 2` was seen to run one process without a word, so torchrun is used and the world size is asserted
-(trainer.make_trainer).
+How the processes share the work is an accelerate configuration, a file of params/shared/accelerate/. Two traps are closed here:
+- `accelerate launch --cpu --num_processes 2`, and a configuration of the type MULTI_CPU, run **one** process without a word: accelerate
+  leaves counting to mpirun there. The type MULTI_GPU starts as many as asked for, on any machine, and ACCELERATE_USE_CPU=true in their
+  environment makes them talk over gloo. Every process compares the number with what was asked for.
+- Without a CUDA card accelerate ignores an FSDP configuration without a word and trains whole copies. That is refused.
 """
 
 import ctypes
@@ -11,19 +14,52 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import torch
+import yaml
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 
+CONFIGS = paths.ROOT / "params" / "shared" / "accelerate"
 
-def needed(num_processes: int) -> bool:
-    """True in a notebook that asks for several processes, False in a process that torchrun has started."""
-    return num_processes > 1 and "LOCAL_RANK" not in os.environ
+
+def needed(num_processes: int, accelerate_config: str = "") -> bool:
+    """True in a notebook that asks for several processes, False in a process that a launcher has started.
+
+    Raises UserError where the configuration and the number of processes, or the machine, do not go together.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return False
+    read_config(num_processes, accelerate_config)
+    return num_processes > 1
+
+
+def read_config(num_processes: int, accelerate_config: str = "") -> tuple[Path, dict]:
+    """(file, content) of the named accelerate configuration, "" being `single` for one process and `ddp` for several.
+
+    Raises UserError for an unknown name, a name that does not fit the number of processes, a missing library or missing hardware.
+    """
+    name = accelerate_config or ("single" if num_processes == 1 else "ddp")
+    known = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"accelerate_config {name}: unknown. Use one of {', '.join(known)}.")
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    kind, cards = content["distributed_type"], torch.cuda.device_count()
+    if (num_processes == 1) != (kind == "NO"):
+        remedy = 'Set accelerate_config: "".' if num_processes == 1 else "Use ddp, fsdp or deepspeed_zero3."
+        raise UserError(f"accelerate_config {name}: does not fit num_processes {num_processes}. {remedy}")
+    if kind == "DEEPSPEED" and not find_spec("deepspeed"):
+        raise UserError(f"accelerate_config {name}: the library deepspeed is not installed. Run `pip install deepspeed`, or use fsdp.")
+    if kind in ("FSDP", "DEEPSPEED") and not cards:
+        raise UserError(f"accelerate_config {name}: the model is cut over CUDA cards and there is none here. Use ddp.")
+    if cards and cards < num_processes:
+        raise UserError(f"num_processes {num_processes}: {cards} CUDA card(s) visible. Lower num_processes and raise gradient_accumulation_steps.")
+    return CONFIGS / f"{name}.yaml", content
 
 
 def main_process() -> bool:
@@ -31,22 +67,51 @@ def main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def in_processes(function: str, num_processes: int, arguments: dict) -> dict:
+def sharded() -> bool:
+    """True in a process that holds only a part of the model's weights (FSDP, ZeRO-3): every process must then take part in every forward pass."""
+    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+
+
+def whole_weights(trainer) -> dict | None:
+    """Trained weights gathered from all processes on the CPU, for `save_pretrained(..., state_dict=...)`; None where the model is whole anyway.
+
+    Every process must call it. Under ZeRO-3 the weights come in 16 bits, as DeepSpeed keeps them; frozen weights are not gathered.
+    """
+    if trainer.is_deepspeed_enabled:
+        return trainer.deepspeed._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True)
+    if not trainer.is_fsdp_enabled:
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True))
+
+
+def command(config: Path, num_processes: int, program: list[str]) -> list[str]:
+    """The command line that starts `program` (a script, or -m and a module, with its arguments) in `num_processes` processes on a free port."""
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(num_processes),
+            "--main_process_port", "0", *program]
+
+
+def environment(num_processes: int) -> dict[str, str]:
+    """The environment of the processes: this one's, its threads shared among them (or OMP_NUM_THREADS), gloo where there is no card."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // num_processes))
+    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return os.environ | {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | cpu
+
+
+def in_processes(function: str, num_processes: int, arguments: dict, accelerate_config: str = "") -> dict:
     """`training.<function>(**arguments)` in `num_processes` processes, its lines printed as they come; returns what process 0 returned.
 
-    Raises the UserError that stopped a process, or one that says how the processes ended. The processes end with the notebook's kernel.
+    The loss curve is that of one process with the same global batch (batch x accumulation x processes) as long as the rows fill the last
+    batch: otherwise accelerate repeats rows there, so that every process has one. Raises the UserError that stopped a process, or one that
+    says how the processes ended. The processes end with the notebook's kernel.
     """
-    cuda = torch.cuda.is_available()
-    if cuda and torch.cuda.device_count() < num_processes:
-        raise UserError(f"num_processes {num_processes}: {torch.cuda.device_count()} CUDA card(s) visible. Lower num_processes and raise gradient_accumulation_steps.")
+    config, _ = read_config(num_processes, accelerate_config)
     with tempfile.TemporaryDirectory() as folder:
         call, answer = Path(folder) / "call.json", Path(folder) / "answer.json"
-        call.write_text(json.dumps({"function": function, "arguments": arguments}, default=str))
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // num_processes))
-        environment = os.environ | {"OMP_NUM_THREADS": threads} | ({} if cuda else {"ACCELERATE_USE_CPU": "true"})
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes),
-                   "-m", "cancerllm_utils.modeling.launch", str(call), str(answer)]
-        with subprocess.Popen(command, cwd=paths.ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent) as process:
+        call.write_text(json.dumps({"function": function, "num_processes": num_processes, "arguments": arguments}, default=str))
+        starting = command(config, num_processes, ["-m", "cancerllm_utils.modeling.launch", str(call), str(answer)])
+        with subprocess.Popen(starting, cwd=paths.ROOT, env=environment(num_processes), stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent) as process:
             for line in process.stdout:
                 print(line, end="", flush=True)
         outcome = json.loads(answer.read_text()) if answer.is_file() else {}
@@ -66,13 +131,17 @@ def end_with_parent() -> None:
 
 def main(call: str, answer: str) -> int:
     """One of the processes: run the function; process 0 writes its result, and a UserError is written by whoever meets it."""
+    work = json.loads(Path(call).read_text())
+    started, wanted = int(os.environ.get("WORLD_SIZE", 1)), work.get("num_processes", 1)
+    if started != wanted:  # before anything is trained, or a lone process would launch again and again
+        Path(answer).write_text(json.dumps({"error": f"num_processes {wanted}: the launcher started {started}. Set num_processes: {started}, or mend its configuration."}))
+        return 2
     from cancerllm_utils.modeling import training
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if not main_process():
         sys.stdout = open(os.devnull, "w")
-    work = json.loads(Path(call).read_text())
     functions = {"continue_pretraining": training.continue_pretraining, "instruction_tune": training.instruction_tune}
     try:
         result = functions[work["function"]](**work["arguments"])
