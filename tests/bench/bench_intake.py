@@ -1,16 +1,19 @@
 """How intake grows: N notes of about 2 kB from a JSONL file through scrubbing, validation, quality, near copies and packed tokens.
 
 `make bench` runs it at 100,000 notes; `.venv/bin/python tests/bench/bench_intake.py 100000 300000 1000000` shows growth up to a million and
-projects the paper's 3.2 million. Prints one table: seconds of each stage, notes per second, peak memory of all processes together.
+projects the paper's 3.2 million. Prints one table: seconds of each stage, notes per second, peak memory of all processes together. Each size
+is measured in a process of its own, so that none inherits the memory of the one before.
 """
 
 import json
+import multiprocessing
 import random
 import shutil
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -44,22 +47,27 @@ def write_notes(path: Path, n: int, seed: int = 0) -> None:
 
 
 class PeakMemory(threading.Thread):
-    """Largest resident memory of this process and its children, in GiB, sampled every half second (shared pages are counted once per process)."""
+    """Largest memory of this process and its children in GiB, sampled every half second.
+
+    `peak` is what the processes hold themselves: pages of mapped files, which the system drops when it needs room, are not in it;
+    `resident` counts them too.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peak, self.going = 0.0, True
+        self.peak, self.resident, self.going = 0.0, 0.0, True
 
     def run(self):
         me = psutil.Process()
         while self.going:
-            total = 0
+            own = resident = 0
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    total += process.memory_info().rss
+                    memory = process.memory_info()
                 except psutil.NoSuchProcess:
                     continue
-            self.peak = max(self.peak, total / 2**30)
+                own, resident = own + memory.rss - memory.shared, resident + memory.rss
+            self.peak, self.resident = max(self.peak, own / 2**30), max(self.resident, resident / 2**30)
             time.sleep(0.5)
 
 
@@ -90,7 +98,7 @@ def measure(n: int, folder: Path) -> dict:
     memory.join()
     return {
         "notes": n, "GB of text": source.stat().st_size / 1e9, "writing (not counted), s": written - begun, "intake, s": built - written, "tokenising the training ring, s": tokenised - built,
-        "packing, s": ended - tokenised, "all, s": ended - written, "notes/s": n / (ended - written), "kept": len(notes), "tokens": tokens, "packed rows": len(packed), "peak memory, GiB": memory.peak,
+        "packing, s": ended - tokenised, "all, s": ended - written, "notes/s": n / (ended - written), "kept": len(notes), "tokens": tokens, "packed rows": len(packed), "peak memory, GiB": memory.peak, "with mapped files, GiB": memory.resident,
     }  # fmt: skip
 
 
@@ -99,7 +107,8 @@ def main(sizes: list[int]) -> None:
     for n in sizes:
         folder = Path(tempfile.mkdtemp(prefix="bench_intake", dir=paths.runs_dir()))
         try:
-            table.append(measure(n, folder))
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                table.append(pool.submit(measure, n, folder).result())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         print(pd.DataFrame(table).T.to_string(float_format=lambda value: f"{value:,.2f}"), flush=True)
