@@ -1,10 +1,12 @@
-"""TRL's SFTTrainer with what a run on patient notes needs beside it: a guard against non-finite steps, sealed checkpoints, plain progress lines."""
+"""TRL's SFTTrainer with what a run on patient notes needs beside it: a fast loss on CPUs, counted rows and tokens, a guard, plain progress lines."""
 
 import os
 import time
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 import transformers
@@ -14,13 +16,12 @@ from trl import SFTConfig, SFTTrainer
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import checkpoints
+from cancerllm_utils.modeling.guards import REMEDY, Guard, SmallerBatch, agreed, documents_of, halved, is_memory_error, not_finite, sigterm_noted
 from cancerllm_utils.modeling.training_data import IGNORED, as_dataset, token_counts
-
-REMEDY = "The last good checkpoint is kept. Lower learning_rate, or look at the named rows."
 
 
 class NotesTrainer(SFTTrainer):
-    """SFTTrainer that stops on a non-finite loss and, on a CPU, computes logits for trained positions only.
+    """SFTTrainer that hands every step to its guard and, on a CPU, computes logits for trained positions only.
 
     TRL's own loss is built for GPUs: on a CPU it projects every prompt token onto the vocabulary, and tuning the tiny base on short answers
     took two and a half times as long. A test holds both losses and gradients together.
@@ -42,14 +43,31 @@ class NotesTrainer(SFTTrainer):
             loss = answer_loss(model, inputs, num_items_in_batch)
             if num_items_in_batch is not None:  # counts the tokens of every process, whose gradients are then averaged
                 loss = loss * self.accelerator.num_processes
-        value = loss[0] if return_outputs else loss
-        if not torch.isfinite(value):
-            raise UserError(f"training step {self.state.global_step + 1}: the loss is not finite{self.name_rows(rows)}. {REMEDY}")
+        if self.model.training:
+            self.guard.note_batch(rows, loss[0] if return_outputs else loss)
         return loss
 
-    def name_rows(self, rows) -> str:
-        """" in examples a, b, c" where the batch can be named (packed rows hold many notes and cannot)."""
-        return "" if rows is None or not self.model.training else " in examples " + ", ".join(self.example_ids[i] for i in rows.tolist())
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, trained_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.guard.trained_tokens = self.guard.trained_tokens + trained_tokens  # over all processes; a tensor, so that no step waits for it
+        return batches, trained_tokens
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        self.guard.norm = super()._get_grad_norm(model, grad_norm)  # the engine's own norm, whole where the weights are sharded
+        return self.guard.norm
+
+    def _run_epoch(self, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last step of a part of an epoch: the Trainer would add a step
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
+    def ids_of(self, rows: list[int]) -> list[str]:
+        """Example ids of training rows; for packed rows those of all documents in them."""
+        if self.args.packing and rows:
+            documents = documents_of(self.document_lengths, self.args.packing_strategy, self.args.max_length, set(rows))
+            rows = [document for row in rows for document in documents[row]]
+        return [self.example_ids[row] for row in dict.fromkeys(rows)]
 
 
 def answer_loss(model, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
@@ -63,32 +81,6 @@ def answer_loss(model, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
     logits = model(**wanted, use_cache=False, logits_to_keep=keep).logits
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels[:, keep].flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1))
-
-
-class FiniteStep(TrainerCallback):
-    """Stops before the optimizer step when the gradient norm is not finite: without it the Trainer logs loss 0.0 from then on and "succeeds"."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise UserError(f"training step {state.global_step + 1}: the gradient norm is not finite. {REMEDY}")
-
-
-class SealedCheckpoints(TrainerCallback):
-    """Writes each checkpoint's manifest after everything else in it, and scores the last step like the others."""
-
-    def __init__(self, run_identity: str, evaluate: bool):
-        self.run_identity, self.evaluate = run_identity, evaluate
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.evaluate and state.global_step >= state.max_steps:
-            control.should_evaluate = True  # the Trainer saves the last step but would not evaluate it
-
-    def on_save(self, args, state, control, **kwargs):
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its random state
-        if state.is_world_process_zero:
-            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.run_identity)
 
 
 class ProgressLines(TrainerCallback):
@@ -116,14 +108,16 @@ class ProgressLines(TrainerCallback):
         print(f"{self.label}: step {state.global_step}/{state.max_steps}{loss}{dev_loss}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
 
 
-def make_trainer(model, tokenizer, rows: list[dict] | datasets.Dataset, dev_rows: list[dict], folder: Path, settings: dict, place: dict, label: str, run_identity: str,
+def make_trainer(model, tokenizer, rows: list[dict] | datasets.Dataset, dev_rows: list[dict], folder: Path, settings: dict, place: dict, label: str, run_identity: dict,
                  peft_config=None) -> NotesTrainer:
     """SFTTrainer over token rows. `settings` holds TRL's parameter names; checkpoints go to `folder`.
 
     On a CPU a packed batch becomes accumulation steps of one row: TRL flattens a packed batch into one long row, whose masked attention
     costs the square of its length, and the sum over the trained tokens is the same either way. Rows in and rows trained must agree.
+    `run_identity`: what decides the run (checkpoints.seal), to be the same in a run that resumes.
     """
     quiet()
+    transformers.set_seed(settings["seed"])  # TRL makes the adapter before it seeds: its start would depend on what this process did before
     batch, accumulation = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
     if place["device"] == "cpu" and settings["packing"]:
         batch, accumulation = 1, batch * accumulation
@@ -143,19 +137,24 @@ def make_trainer(model, tokenizer, rows: list[dict] | datasets.Dataset, dev_rows
         eval_steps=settings["save_steps"] if dev_rows else None, eval_on_start=bool(dev_rows), load_best_model_at_end=bool(dev_rows),
         metric_for_best_model="eval_loss" if dev_rows else None, greater_is_better=False if dev_rows else None,
         logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", ddp_find_unused_parameters=False,
-        disable_tqdm=True, report_to="none",
+        disable_tqdm=True, report_to="none", dataloader_num_workers=settings.get("dataloader_num_workers", 0),
     )
     if args.world_size != settings["num_processes"]:
         raise UserError(f"num_processes {settings['num_processes']}: {args.world_size} started. Start the run without another launcher around it.")
     dev = as_dataset(sorted(dev_rows, key=lambda row: len(row["input_ids"]))) if dev_rows else None
     trainer = NotesTrainer(
         model=model, args=args, train_dataset=as_dataset(rows), eval_dataset=dev, processing_class=tokenizer, peft_config=peft_config,
-        callbacks=[FiniteStep(), SealedCheckpoints(run_identity, bool(dev_rows)), ProgressLines(label, settings["logging_seconds"])],
+        callbacks=[ProgressLines(label, settings["logging_seconds"])],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.label, trainer.guard = label, Guard(trainer, run_identity, bool(dev_rows))
+    trainer.add_callback(trainer.guard)
     trainer.example_ids = list(rows["example_id"]) if isinstance(rows, datasets.Dataset) else [row["example_id"] for row in rows]
+    trainer.document_lengths = token_counts(as_dataset(rows))
     trainer.data_collator = keep_rows(trainer.data_collator)
-    check_kept(trainer.train_dataset, rows, settings)
+    trainer.trained_tokens_per_epoch = check_kept(trainer.train_dataset, rows, settings)
+    if settings["packing"]:
+        trainer.train_dataset = trainer.train_dataset.add_column("row", np.arange(len(trainer.train_dataset)))
     return trainer
 
 
@@ -169,16 +168,37 @@ def keep_rows(collate):
     return collate_with_rows
 
 
-def check_kept(dataset, rows: list[dict] | datasets.Dataset, settings: dict) -> None:
-    """Count rows and tokens after TRL's preparation: it may only do what was asked for, and the share that `bfd` cuts off is printed."""
-    tokens, kept = int(token_counts(as_dataset(rows)).sum()), int(token_counts(dataset).sum())
+def check_kept(dataset, rows: list[dict] | datasets.Dataset, settings: dict) -> int:
+    """Count rows, tokens and trained tokens after TRL's preparation: it may only do what was asked for, and what `bfd` cuts off is printed.
+
+    Returns the tokens that one epoch trains. The first token of a row or packed document has nothing before it and trains nothing.
+    """
+    given = as_dataset(rows)
+    tokens, kept = int(token_counts(given).sum()), int(token_counts(dataset).sum())
+    trained_before, trained = trained_tokens(given), trained_tokens(dataset)
     if not settings["packing"]:
         assert len(dataset) == len(rows) and kept == tokens, f"{len(rows)} rows of {tokens} tokens became {len(dataset)} rows of {kept}"
-        return
-    if settings["packing_strategy"] != "wrapped":
-        assert token_counts(dataset, "seq_lengths").sum() >= len(rows), "packing lost documents"
-    assert kept == tokens or settings["packing_strategy"] == "bfd", f"packing lost {tokens - kept} of {tokens} tokens"
-    print(f"data: {len(rows)} texts packed into {len(dataset)} rows of {settings['max_length']} tokens, {100 * kept / tokens:.1f} % of the tokens kept")
+        assert trained == trained_before > 0, f"{trained_before} trained tokens became {trained}"
+    else:
+        pieces = len(dataset) if settings["packing_strategy"] == "wrapped" else int(token_counts(dataset, "seq_lengths").sum())
+        assert settings["packing_strategy"] == "wrapped" or pieces >= len(rows), "packing lost documents"
+        assert kept == tokens or settings["packing_strategy"] == "bfd", f"packing lost {tokens - kept} of {tokens} tokens"
+        assert 0 < trained <= trained_before and (kept < tokens or trained_before - trained <= pieces), f"{trained_before} trained tokens became {trained}"
+        print(f"data: {len(rows)} texts packed into {len(dataset)} rows of {settings['max_length']} tokens, {100 * kept / tokens:.1f} % of the tokens kept")
+    print(f"data: {len(rows)} texts, {kept:,} tokens, {trained:,} of them trained ({100 * trained / kept:.1f} %)")
+    return trained
+
+
+def trained_tokens(dataset: datasets.Dataset) -> int:
+    """Tokens with a label that follow another token of their row or packed document, counted a thousand rows at a time."""
+    total, tables = 0, dataset.with_format("arrow")
+    for start in range(0, len(dataset), 1000):
+        part = tables[start : start + 1000]
+        trained = part["labels"].combine_chunks().flatten().to_numpy() != IGNORED
+        pieces = part["seq_lengths"].combine_chunks().flatten() if "seq_lengths" in part.column_names else pc.list_value_length(part["labels"])
+        trained[np.concatenate([[0], np.cumsum(pieces.to_numpy())[:-1]])] = False
+        total += int(trained.sum())
+    return total
 
 
 def quiet() -> None:
@@ -188,17 +208,53 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def train(trainer: NotesTrainer, run_identity: str) -> dict:
-    """Train, from the newest whole checkpoint of the same run if there is one. Returns steps, tokens, seconds; the best model is loaded."""
-    begun = time.monotonic()
-    with trainer.args.main_process_first(local=False):
-        found = checkpoints.newest(Path(trainer.args.output_dir), run_identity)
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+def train(trainer: NotesTrainer, run_identity: dict) -> dict:
+    """Train, from the newest whole checkpoint of the same run if there is one; the best model is loaded.
+
+    Returns steps, tokens, trained_tokens, seconds (of all sittings). Raises UserError on a non-finite step, on SIGTERM, where memory does not
+    suffice for one row and where checkpoints of another run lie; SmallerBatch where memory does not suffice for the batch.
+    """
+    args, guard = trainer.args, trainer.guard
+    with args.main_process_first(local=False):
+        found = checkpoints.newest(Path(args.output_dir), run_identity)
+    if found:
+        go_on_from(trainer, checkpoints.read(found)["progress"], found.name)
+    memory = ""
+    try:
+        with sigterm_noted(guard):
+            trainer.train(resume_from_checkpoint=str(found) if found else None)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        memory = f"{trainer.label}: out of memory at step {trainer.state.global_step + 1} with a batch of {args.per_device_train_batch_size}"
+    if memory and args.per_device_train_batch_size == 1:
+        raise UserError(f"{memory}. Lower max_length, or set gradient_checkpointing: true.")
+    if memory:
+        raise SmallerBatch(memory, halved(args.per_device_train_batch_size, args.gradient_accumulation_steps))
+    if agreed([guard.stop_asked or guard.stopped], args.device)[0]:
+        raise UserError(f"{trainer.label}: stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}. Run the same command to go on from there.")
     trainer.accelerator.wait_for_everyone()  # the best checkpoint has been read by every process before the main one removes it
-    bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    bad = not_finite(trainer.model)
     if bad:
         raise UserError(f"training: {len(bad)} weight tensors are not finite at the end. {REMEDY}")
-    return {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen, "seconds": round(time.monotonic() - begun, 1)}
+    trained = int(guard.trained_tokens)
+    if args.num_train_epochs == int(args.num_train_epochs):  # several processes see some rows twice, so that each has as many
+        expected = int(args.num_train_epochs) * trainer.trained_tokens_per_epoch
+        assert trained == expected or (args.world_size > 1 and trained > expected), f"{trained} tokens were trained, {expected} should have been"
+    return {"steps": trainer.state.global_step, "tokens": trainer.state.num_input_tokens_seen, "trained_tokens": trained, "seconds": guard.seconds()}
+
+
+def go_on_from(trainer: NotesTrainer, progress: dict, name: str) -> None:
+    """Take over what an interrupted run had done and how it ran.
+
+    Batches of another size give the same sums but other rounding and other dropout draws. So a run that was cut to smaller batches goes on
+    with them, also after a restart with the larger ones: the steps that follow are those of the run that was interrupted, and what did not
+    fit is not tried again. Batches made smaller on purpose stay as given.
+    """
+    trainer.guard.seconds_before, trainer.guard.trained_tokens = progress["seconds"], progress["trained_tokens"]
+    sizes = {size: progress[size] for size in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    if sizes["per_device_train_batch_size"] < trainer.args.per_device_train_batch_size:
+        raise SmallerBatch(f"{trainer.label}: {name} was made with a batch of {sizes['per_device_train_batch_size']}", sizes)
 
 
 def learning_curve(trainer: NotesTrainer) -> list[dict]:
