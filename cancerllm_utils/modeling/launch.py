@@ -24,6 +24,7 @@ import yaml
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.modeling.guards import SmallerBatch
 
 CONFIGS = paths.ROOT / "params" / "shared" / "accelerate"
 
@@ -117,6 +118,8 @@ def in_processes(function: str, num_processes: int, arguments: dict, accelerate_
         outcome = json.loads(answer.read_text()) if answer.is_file() else {}
     if "error" in outcome:
         raise UserError(outcome["error"])
+    if "smaller" in outcome:
+        raise SmallerBatch(*outcome["smaller"])
     if process.returncode or not outcome:
         raise UserError(f"{function}: the {num_processes} training processes ended with code {process.returncode}. Their messages stand above.")
     return {key: pd.read_json(StringIO(value["table"]), orient="split") if isinstance(value, dict) and "table" in value else value
@@ -147,6 +150,9 @@ def main(call: str, answer: str) -> int:
         result = functions[work["function"]](**work["arguments"])
     except UserError as error:
         Path(answer).write_text(json.dumps({"error": str(error)}))
+        return 2
+    except SmallerBatch as smaller:
+        Path(answer).write_text(json.dumps({"smaller": smaller.args}))
         return 2
     if main_process():
         tables = {key: {"table": value.to_json(orient="split")} for key, value in result.items() if isinstance(value, pd.DataFrame)}
