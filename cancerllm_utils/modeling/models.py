@@ -12,12 +12,13 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import torch
 import transformers
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
@@ -28,6 +29,11 @@ warnings.filterwarnings("ignore", message=".*will be removed in v6.*", category=
 
 CARD = "cancerllm.json"
 ADAPTER = "adapter_model.safetensors"
+
+# Numbers to plan with; what a run really took stands in results/training.csv.
+GIB = 2**30
+NF4_BYTES = 0.516  # 4 bits per weight, plus 0.127 for the scales after double quantisation (QLoRA, arXiv 2305.14314, section 3)
+CUDA_GIB = 1.0  # context, library kernels and the allocator's reserve
 
 
 def model_entry(name: str) -> dict:
@@ -238,7 +244,7 @@ def meta_model(name: str):
     """The model's shape on the meta device: no weights, no memory, no network."""
     entry = model_entry(name)
     try:
-        config = MistralConfig(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
+        config = AutoConfig.for_model(**entry["config"]) if "config" in entry else AutoConfig.from_pretrained(entry["source"], trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(missing_weights(entry, error)) from None
     with torch.device("meta"):
@@ -255,6 +261,83 @@ def count_trainable(name: str, lora_r: int, target_modules: str | list[str]) -> 
 
     Mistral-7B gives 20,971,520 at r 8 on all linear layers and 27,262,976 at r 64 on q and v (PAPER.md).
     """
+    return sum(p.numel() for p in meta_adapter(name, lora_r, target_modules).parameters() if p.requires_grad)
+
+
+def meta_adapter(name: str, lora_r: int, target_modules: str | list[str]) -> PeftModel:
+    """The model with a fresh LoRA adapter, on the meta device."""
     with torch.device("meta"):
-        model = get_peft_model(meta_model(name), LoraConfig(r=lora_r, target_modules=target_modules, task_type="CAUSAL_LM"))
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return get_peft_model(meta_model(name), LoraConfig(r=lora_r, target_modules=target_modules, task_type="CAUSAL_LM"))
+
+
+def adapter_shapes(name: str, lora_r: int, target_modules: str | list[str]) -> pd.DataFrame:
+    """One row per kind of adapted layer: module, A shape, B shape, parameters per layer, layers, total. The totals add up to `count_trainable`."""
+    rows = {}
+    for path, module in meta_adapter(name, lora_r, target_modules).named_modules():
+        if hasattr(module, "lora_A") and module.lora_A:
+            a, b = tuple(module.lora_A["default"].weight.shape), tuple(module.lora_B["default"].weight.shape)
+            rows.setdefault((path.rpartition(".")[2], a, b), []).append(a[0] * a[1] + b[0] * b[1])
+    return pd.DataFrame(
+        [{"module": module, "A shape": f"{a[0]} x {a[1]}", "B shape": f"{b[0]} x {b[1]}", "parameters per layer": sizes[0], "layers": len(sizes), "total": sum(sizes)}
+         for (module, a, b), sizes in rows.items()]
+    )  # fmt: skip
+
+
+def weight_bytes(entry: dict, load_in_4bit: bool = False, precision: str = "bf16") -> float:
+    """Bytes of the base weights: 2 each in bf16, 4 in fp32; in NF4 the linear layers take 0.516 each, embeddings, norms and head stay in bf16."""
+    network = meta_model(entry["name"])
+    total = network.num_parameters()
+    if not load_in_4bit:
+        return total * (2 if precision == "bf16" else 4)
+    linear = sum(p.numel() for n, p in network.named_parameters() if n.endswith("_proj.weight"))
+    return NF4_BYTES * linear + 2 * (total - linear)
+
+
+def training_memory(entry: dict, tuning: str = "lora", load_in_4bit: bool = False, trainable: int = 0, batch: int = 4, max_length: int = 1024,
+                    gradient_checkpointing: bool = False, precision: str = "bf16", optim: str = "adamw_torch") -> float:  # fmt: skip
+    """GiB of GPU memory that training takes on one card: weights + gradients + optimizer states + activations + 1 GiB for CUDA itself.
+
+    entry: of `model_entry`; trainable: LoRA's parameters (`count_trainable`), ignored where tuning is full.
+    weights: `weight_bytes`, and 4 bytes per LoRA parameter (PEFT keeps adapters in fp32). gradients: as wide as what is trained.
+    optimizer: two states per trained parameter as wide as it is, 1 byte each for an 8-bit optimizer. activations, per token: each layer keeps
+    2 bytes x (16 hidden + 5 intermediate) without gradient checkpointing; with it 2 bytes x hidden, and one layer in full; and the logits 14 bytes
+    per vocabulary entry (bf16, fp32, their gradients). bytes count double where precision is fp32.
+    """
+    config, wide = meta_model(entry["name"]).config, 1 if precision == "bf16" else 2
+    weights = weight_bytes(entry, load_in_4bit, precision)
+    if tuning == "full":
+        trainable, width = parameter_count(entry["name"]), 2 * wide
+    else:
+        weights, width = weights + 4 * trainable, 4
+    states = trainable * 2 * (1 if "8bit" in optim else width)
+    layer = 2 * wide * (16 * config.hidden_size + 5 * config.intermediate_size)
+    kept = config.num_hidden_layers * 2 * wide * config.hidden_size + layer if gradient_checkpointing else config.num_hidden_layers * layer
+    activations = batch * max_length * (kept + 14 * config.vocab_size)
+    return (weights + trainable * width + states + activations) / GIB + CUDA_GIB
+
+
+def training_hours(entry: dict, tokens: float, tuning: str = "lora", flops_per_second: float = 4e14, gradient_checkpointing: bool = False) -> float:
+    """Hours to train on `tokens` tokens: N parameters cost 4N floating-point operations per token with LoRA (forward 2N, gradients of activations 2N),
+    6N where all weights are trained, 2N more where activations are computed twice.
+
+    flops_per_second: what is reached, not the card's peak (4e14 is 40 % of an H100's dense bf16).
+    """
+    per_token = (4 if tuning == "lora" else 6) + (2 if gradient_checkpointing else 0)
+    return per_token * parameter_count(entry["name"]) * tokens / flops_per_second / 3600
+
+
+def generation_memory(entry: dict, load_in_4bit: bool = False, batch: int = 16, length: int = 1600, precision: str = "bf16") -> float:
+    """GiB of GPU memory to generate: weights, the key-value cache of `batch` sequences of `length` tokens (2 x layers x key-value width x 2 bytes), 1 GiB for CUDA."""
+    config = meta_model(entry["name"]).config
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * (2 if precision == "bf16" else 4)
+    return (weight_bytes(entry, load_in_4bit, precision) + batch * length * cache) / GIB + CUDA_GIB
+
+
+def generation_hours(entry: dict, answers: int, prompt_tokens: float = 600, new_tokens: float = 10, batch: int = 16, flops_per_second: float = 4e14,
+                     bytes_per_second: float = 1.5e12) -> float:  # fmt: skip
+    """Hours for greedy answers: reading the prompts costs 2N operations per token, each further token of a batch reads all weights once.
+
+    flops_per_second and bytes_per_second: what is reached, not the card's peak (the defaults are about half an H100's).
+    """
+    prompts = 2 * parameter_count(entry["name"]) * prompt_tokens * answers / flops_per_second
+    return (prompts + weight_bytes(entry) * new_tokens * answers / batch / bytes_per_second) / 3600

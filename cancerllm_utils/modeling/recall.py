@@ -9,20 +9,22 @@ lines beside its text. Both are ordinary weights and ordinary text afterwards: t
 import numpy as np
 import torch
 
-# The residual stream at the start: dims 0-190 hold the token, 191-254 are scratch space for the previous token, 255 is a constant.
-TOKEN_DIMS, SCRATCH, CONSTANT = slice(0, 191), slice(191, 255), 255
+HEAD_DIM = 64  # the wiring is written for heads of this size
 HEAD_SCALE = 0.05
 
 
 @torch.no_grad()
 def wire_induction_heads(model, seed: int = 0) -> None:
-    """Set layer 0 (both key-value heads' first query head) to look one token back and layer 1 to look up and copy what followed the same token before.
+    """Set layer 0 (its first head) to look one token back and layer 1 (each group's first head) to look up and copy what followed the same token before.
 
-    Written for hidden size 256, head size 64, 2 key-value heads and rotary base 1e6: the upper half of the rotary frequencies turn by less than
-    a radian within 1,000 tokens and can hold content, the lower six hold relative position.
+    For Mistral and Llama of any width and depth with head size 64, two or more key-value heads, a head of its own and rotary base 1e6: the upper half of
+    the rotary frequencies turn by less than a radian within 1,000 tokens and can hold content, the lower six hold relative position.
     """
     config = model.config
-    assert config.hidden_size == 256 and config.head_dim == 64 and config.num_key_value_heads == 2, "the wiring is made for the tiny base's shape"
+    assert config.head_dim == HEAD_DIM and config.num_key_value_heads >= 2 and config.num_hidden_layers >= 2 and not config.tie_word_embeddings, "no room to wire"
+    # The residual stream at the start: the token, then 64 dims of scratch space for the previous token, then a constant (at width 256: 0-190, 191-254, 255).
+    n_token = config.hidden_size - HEAD_DIM - 1
+    token_dims, scratch, constant = slice(0, n_token), slice(n_token, n_token + HEAD_DIM), config.hidden_size - 1
     generator = torch.Generator().manual_seed(seed)
     per_group = config.num_attention_heads // config.num_key_value_heads
     for layer in model.model.layers:  # every other head and MLP starts silent, or its noise would drown the sketches
@@ -31,11 +33,11 @@ def wire_induction_heads(model, seed: int = 0) -> None:
     # Tokens at scale 1, so that a training step moves them little; the output head starts as a faint copy, so that a copied token is predicted.
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     embedding.normal_(generator=generator)
-    embedding[:, SCRATCH] = 0.0
-    embedding[:, CONSTANT] = 4.0
+    embedding[:, scratch] = 0.0
+    embedding[:, constant] = 4.0
     head.zero_()
-    head[:, TOKEN_DIMS] = HEAD_SCALE * embedding[:, TOKEN_DIMS]
-    basis = torch.linalg.qr(torch.randn(191, 191, generator=generator))[0]  # rows: orthonormal directions of the token space
+    head[:, token_dims] = HEAD_SCALE * embedding[:, token_dims]
+    basis = torch.linalg.qr(torch.randn(n_token, n_token, generator=generator))[0]  # rows: orthonormal directions of the token space
     half = config.head_dim // 2
     frequencies = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(half) / half)
 
@@ -49,25 +51,25 @@ def wire_induction_heads(model, seed: int = 0) -> None:
     first.q_proj.weight[:64] = 0.0
     first.k_proj.weight[:64] = 0.0
     first.v_proj.weight[:64] = 0.0
-    first.q_proj.weight[:64, CONSTANT] = query
-    first.k_proj.weight[:64, CONSTANT] = key
-    first.v_proj.weight[:64, TOKEN_DIMS] = basis[:64]
-    first.o_proj.weight[SCRATCH, :64] = torch.eye(64)
+    first.q_proj.weight[:64, constant] = query
+    first.k_proj.weight[:64, constant] = key
+    first.v_proj.weight[:64, token_dims] = basis[:64]
+    first.o_proj.weight[scratch, :64] = torch.eye(64)
 
     # Layer 1: query = sketch of this token, key = sketch of the token before the other position, value = the other token, copied back.
     second = model.model.layers[1].self_attn
     content = torch.cat([torch.arange(16, 32), torch.arange(48, 64)])  # slow rotary dims only
-    for group in range(2):
+    for group in range(min(config.num_key_value_heads, n_token // HEAD_DIM)):
         q_rows = slice(group * per_group * 64, group * per_group * 64 + 64)
         kv_rows = slice(group * 64, group * 64 + 64)
         for weight in (second.q_proj.weight[q_rows], second.k_proj.weight[kv_rows], second.v_proj.weight[kv_rows]):
             weight.zero_()
-        sketch = torch.arange(32) + 32 * group
-        second.q_proj.weight[q_rows][content[:, None], torch.arange(191)[None]] = 2.0 * basis[sketch]
-        second.k_proj.weight[kv_rows][content, 191 + sketch] = 2.0
+        sketch = torch.arange(32) + 32 * (group % 2)  # each group matches by one half of the sketch and copies a block of its own
+        second.q_proj.weight[q_rows][content[:, None], torch.arange(n_token)[None]] = 2.0 * basis[sketch]
+        second.k_proj.weight[kv_rows][content, n_token + sketch] = 2.0
         block = basis[64 * group : 64 * group + 64]
-        second.v_proj.weight[kv_rows, TOKEN_DIMS] = block
-        second.o_proj.weight[TOKEN_DIMS, q_rows] = 4 * block.T
+        second.v_proj.weight[kv_rows, token_dims] = block
+        second.o_proj.weight[token_dims, q_rows] = 4 * block.T
 
 
 def repeated_row(rng: np.random.Generator, length: int, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

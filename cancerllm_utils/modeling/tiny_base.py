@@ -1,4 +1,5 @@
-"""How the embedded tiny base model is made: tokenizer, text, recall rows, one plain training loop that survives kill -9."""
+"""How the embedded base models are made (tiny_base, tiny_llama, larger ones of the same kind): tokenizer, text, recall rows, one plain training loop
+that survives kill -9."""
 
 import gzip
 import hashlib
@@ -6,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import recall
+from cancerllm_utils.modeling.models import model_entry
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 UPPER_SHARE = 0.08  # many pathology reports are typed in capitals, articles never are: this share of the training articles is put in capitals
@@ -75,12 +78,19 @@ def encode(tokenizer, texts: list[str]) -> np.ndarray:
     return np.concatenate(stream)
 
 
-def make_config(tokenizer) -> MistralConfig:
-    """Mistral architecture with 7.3 M parameters: grouped-query attention, SiLU, RMSNorm, a head of its own, rotary base of Mistral-7B-v0.2."""
-    return MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-        max_position_embeddings=2048, sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.02,
+def make_config(
+    tokenizer, architecture: str = "mistral", hidden_size: int = 256, intermediate_size: int = 768, num_hidden_layers: int = 4, num_attention_heads: int = 4,
+    num_key_value_heads: int = 2,
+) -> MistralConfig | LlamaConfig:  # fmt: skip
+    """Mistral or Llama architecture, by default tiny_base's 7.3 M parameters: SiLU, RMSNorm, heads of 64, an output head of its own, rotary base 1e6."""
+    if architecture not in ("mistral", "llama"):
+        raise UserError(f"architecture {architecture}: unknown. Use mistral or llama.")
+    kind, own = (MistralConfig, {"sliding_window": None}) if architecture == "mistral" else (LlamaConfig, {})
+    return kind(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads, num_key_value_heads=num_key_value_heads, head_dim=recall.HEAD_DIM, max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.02, **own,
     )  # fmt: skip
 
 
@@ -135,9 +145,11 @@ def held_out_loss(model, stream: np.ndarray, n_bytes: int, length: int = 512, ma
 def train(
     data_dir: Path, out_dir: Path, max_tokens: int, tokens_per_step: int, learning_rate: float, recall_share: float, vocab_size: int = 8192,
     long_share: float = 0.15, recall_from: float = 0.4, eval_every: int = 100, save_every: int = 100, max_seconds: int = 0, seed: int = 42,
+    shape: dict | None = None,
 ) -> dict:  # fmt: skip
-    """Train (or go on training) the tiny base into `out_dir`; returns the card's numbers. Everything that varies is a function of step and seed.
+    """Train (or go on training) a small base into `out_dir`; returns the card's numbers. Everything that varies is a function of step and seed.
 
+    `shape`: the arguments of `make_config` other than the tokenizer (none: tiny_base's).
     Rows are 256 tokens long at first, then 512, and 1,024 in the last `long_share` of the steps. `max_seconds` ends the run early with a full decay
     planned by the clock (0: train `max_tokens`). After the share `recall_from` of the run, recall rows are denser and weigh more.
     """
@@ -159,7 +171,7 @@ def train(
     print(f"tiny base: {len(train_texts):,} training texts, {len(stream):,} tokens; {len(dev_texts):,} held-out texts; {device}", flush=True)
 
     torch.manual_seed(seed)
-    model = MistralForCausalLM(make_config(tokenizer))
+    model = AutoModelForCausalLM.from_config(make_config(tokenizer, **(shape or {})))
     recall.wire_induction_heads(model, seed)
     model.to(device)
     # token vectors move at half the rate: the wired heads read them, and copying was lost within 200 steps where they moved fast
@@ -241,24 +253,26 @@ def save_model(model, tokenizer, folder: Path, history: list[dict]) -> None:
     weights = {k: v.detach().to("cpu", torch.bfloat16) for k, v in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = model.config.to_dict() | {"dtype": "bfloat16", "architectures": ["MistralForCausalLM"]}
+    config = model.config.to_dict() | {"dtype": "bfloat16", "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
     (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     parameters = sum(p.numel() for p in model.parameters())
-    (folder / "README.md").write_text(CARD.format(digest=digest, parameters=parameters, **model.config.to_dict(), **history[-1]), encoding="utf-8")
+    kind = model.config.model_type
+    text = CARD.format(digest=digest, parameters=parameters, kind=kind, Kind=kind.capitalize(), **model.config.to_dict(), **history[-1])
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 CARD = """---
 license: cc-by-4.0
 language: en
 library_name: transformers
-tags: [mistral, biomedical, tiny]
+tags: [{kind}, biomedical, tiny]
 ---
-# Tiny base model
+# A small {Kind} base model
 
-A Mistral-architecture language model of {parameters:,} parameters ({num_hidden_layers} layers, hidden size {hidden_size}, {num_attention_heads} query and
+A {Kind}-architecture language model of {parameters:,} parameters ({num_hidden_layers} layers, hidden size {hidden_size}, {num_attention_heads} query and
 {num_key_value_heads} key-value heads, SiLU, RMSNorm, rotary positions, context {max_position_embeddings:,} tokens) with its own byte-level BPE tokenizer
 ({vocab_size:,} entries; pad, bos and eos differ). It stands in for a 7-billion-parameter model so that the whole study runs on a laptop. Not for clinical use.
 
@@ -266,7 +280,7 @@ A Mistral-architecture language model of {parameters:,} parameters ({num_hidden_
 pairs (MedQuAD, CC BY 4.0, github.com/abachaa/MedQuAD) without those of CancerGov. Texts are held out by article. No hospital note and no pathology report.
 A share of the texts is put in capitals; a share of the rows trains copying: repeated random sequences, and values planted in a passage and asked for.
 
-**Start.** Two heads of the first two layers start wired as an induction circuit (see `cancerllm_utils/modeling/recall.py`), because a model of this size
+**Start.** Heads of the first two layers start wired as an induction circuit (see `cancerllm_utils/modeling/recall.py`), because a model of this size
 learns to copy from its context only after far more tokens; everything else starts at random or at zero, and everything is trained.
 
 | measured at the end | |
@@ -282,14 +296,20 @@ learns to copy from its context only after far more tokens; everything else star
 """
 
 
-def make_or_read(
-    run_dir: Path, train_base: bool, data_dir: str, max_tokens: int, max_seconds: int, tokens_per_step: int, learning_rate: float, recall_share: float, seed: int
-) -> Path:
-    """Folder of the tiny base: trained into run_dir/base/model if asked for, else the embedded one."""
+def make_or_read(run_dir: Path, embedded: str, train_base: bool, data_dir: str, **how) -> Path:
+    """Folder of a small base: trained into run_dir/base/model if asked for (`how`: the arguments of `train`), else the embedded one of that name."""
     if not train_base:
-        return paths.TINY_BASE
-    train(paths.data_dir(data_dir), run_dir / "base", max_tokens, tokens_per_step, learning_rate, recall_share, max_seconds=max_seconds, seed=seed)
+        return embedded_dir(embedded)
+    train(paths.data_dir(data_dir), run_dir / "base", **how)
     return run_dir / "base" / "model"
+
+
+def embedded_dir(name: str) -> Path:
+    """Folder of an embedded model; UserError if models.yaml has none of that name."""
+    entry = model_entry(name)
+    if "path" not in entry:
+        raise UserError(f"model {name}: not an embedded one. Name an entry of models.yaml that has a path.")
+    return Path(entry["source"])
 
 
 def card_text(folder: Path) -> str:
@@ -302,15 +322,18 @@ def training_history(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(json.loads((folder / "history.json").read_text())).round(3)
 
 
-def adopt() -> None:
-    """Copy the model trained by profile `tiny_base` over the embedded one (`make adopt-base`)."""
-    trained = paths.run_dir("tiny_base") / "base" / "model"
+def adopt(name: str = "tiny_base") -> None:
+    """Copy the model trained by the profile `name` over the embedded one of that name (`make adopt-base`)."""
+    trained, target = paths.run_dir(name) / "base" / "model", embedded_dir(name)
     if not (trained / "model.safetensors").is_file():
-        raise SystemExit(f"{trained} holds no model: make run PROFILE=tiny_base first.")
-    shutil.rmtree(paths.TINY_BASE, ignore_errors=True)
-    shutil.copytree(trained, paths.TINY_BASE)
-    print(f"{paths.TINY_BASE} now holds the model of {trained}.")
+        raise UserError(f"{trained} holds no model. Run `make run PROFILE={name}` first.")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(trained, target)
+    print(f"{target} now holds the model of {trained}.")
 
 
 if __name__ == "__main__":
-    adopt()
+    try:
+        adopt(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
