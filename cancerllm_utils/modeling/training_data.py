@@ -24,12 +24,12 @@ ROWS = pa.schema([("example_id", pa.string()), ("input_ids", pa.list_(pa.int32()
 
 
 def read_notes(run_dir: Path) -> Dataset:
-    """patient_id, note_id, text, split of every note of the run's corpus, mapped from disk: a million notes need no memory."""
+    """patient_id, note_id, cancer_type, text, split of every note of the run's corpus, mapped from disk: a million notes need no memory."""
     corpus = Path(run_dir) / "corpus"
     for name in ("notes.parquet", "splits.parquet"):
         if not (corpus / name).is_file():
             raise UserError(f"file {corpus / name}: missing. Run notebook 02_dataset_preparation first.")
-    notes = Dataset.from_parquet(str(corpus / "notes.parquet"), columns=["patient_id", "note_id", "text"], cache_dir=str(Path(run_dir) / "cache" / "notes"))
+    notes = Dataset.from_parquet(str(corpus / "notes.parquet"), columns=["patient_id", "note_id", "cancer_type", "text"], cache_dir=str(Path(run_dir) / "cache" / "notes"))
     ring = dict(pd.read_parquet(corpus / "splits.parquet").itertuples(index=False))
     return notes.add_column("split", [ring[patient] for patient in notes["patient_id"]])
 
@@ -44,19 +44,18 @@ def shuffled(rows: list, seed: int) -> list:
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
 
 
-def sample_texts(texts: Sequence[str], tokenizer, max_tokens: int, seed: int) -> list[str]:
-    """A seeded sample of texts of about `max_tokens` tokens (at least one text; 0 takes all): the same texts before and after training."""
-    order, chosen, total = np.random.default_rng(seed).permutation(len(texts)), [], 0
+def sample(texts: Sequence[str], tokenizer, max_tokens: int, seed: int) -> list[int]:
+    """Positions of a seeded sample of texts of about `max_tokens` tokens (at least one text; 0 takes all): the same before and after training."""
+    order, chosen, total = np.random.default_rng(seed).permutation(len(texts)).tolist(), [], 0
+    if not max_tokens:
+        return order
     for start in range(0, len(order), CHUNK):
-        chunk = [texts[int(i)] for i in order[start : start + CHUNK]]
-        if not max_tokens:
-            chosen += chunk
-            continue
-        for text, ids in zip(chunk, tokenizer(chunk, add_special_tokens=False)["input_ids"], strict=True):
+        chunk = order[start : start + CHUNK]
+        for position, ids in zip(chunk, tokenizer([texts[i] for i in chunk], add_special_tokens=False)["input_ids"], strict=True):
             total += len(ids)
             if total > max_tokens and chosen:
                 return chosen
-            chosen.append(text)
+            chosen.append(position)
     return chosen
 
 
@@ -128,8 +127,8 @@ def example_rows(examples: list[dict], tokenizer, max_length: int, completion_on
     return fitting
 
 
-def check_rows(rows: list[dict], examples: dict[str, dict], tokenizer, completion_only_loss: bool, train_on_eos: bool) -> float:
-    """Assert what a tuning run rests on, for every row, and return the share of tokens that are trained.
+def check_rows(rows: list[dict], examples: dict[str, dict], tokenizer, completion_only_loss: bool, train_on_eos: bool) -> tuple[int, int]:
+    """Assert what a tuning run rests on, for every row, and return (tokens, tokens that are trained).
 
     With completion-only loss the trained tokens decode to the answer, so the first of them is the answer's first token and no prompt token
     is among them; with `train_on_eos` the last label is the end token.
@@ -143,7 +142,7 @@ def check_rows(rows: list[dict], examples: dict[str, dict], tokenizer, completio
             answer = tokenizer.decode(labels[:-1] if train_on_eos else labels).strip()
             assert answer == examples[row["example_id"]]["completion"].strip(), f"{row['example_id']}: the trained tokens are not the answer"
         trained, total = trained + len(labels), total + len(labels) + row["labels"].count(IGNORED)
-    return trained / total
+    return total, trained
 
 
 def take_budget(rows: list[dict], max_examples: int, max_tokens: int, seed: int) -> list[dict]:

@@ -54,7 +54,7 @@ def write_examples(path, n: int, start: int) -> None:
 def tiny_run(tmp_path):
     """A run folder: 40 invented notes of 20 patients (15 train, 5 dev) and laterality examples."""
     (tmp_path / "corpus").mkdir()
-    pd.DataFrame({"patient_id": [f"p{i // 2}" for i in range(40)], "note_id": [f"n{i}" for i in range(40)], "text": [note_text(i) for i in range(40)]}).to_parquet(tmp_path / "corpus" / "notes.parquet")
+    pd.DataFrame({"patient_id": [f"p{i // 2}" for i in range(40)], "note_id": [f"n{i}" for i in range(40)], "cancer_type": [("BRCA", "LUAD")[i % 2] for i in range(40)], "text": [note_text(i) for i in range(40)]}).to_parquet(tmp_path / "corpus" / "notes.parquet")
     pd.DataFrame({"patient_id": [f"p{i}" for i in range(20)], "split": ["train"] * 15 + ["dev"] * 5}).to_parquet(tmp_path / "corpus" / "splits.parquet")
     write_examples(tmp_path / "datasets" / "phenotype_extraction" / "train.jsonl", 24, 0)
     write_examples(tmp_path / "datasets" / "phenotype_extraction" / "dev.jsonl", 8, 30)
