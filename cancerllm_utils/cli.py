@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,14 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="run every notebook of a profile that is not up to date")
     run.add_argument("profile", nargs="?", default="quick", help="a file of params/ by name, or the path of a .yaml file of your own")
     run.add_argument("--dry-run", action="store_true", help="say what would run, run nothing")
-    run.add_argument("--cores", type=int, default=0, help="cores to use (default: all)")
+    run.add_argument("--cores", type=int, default=0, help="cores to use, on a cluster per job (default: all)")
+    run.add_argument("--snakemake", default="", metavar="OPTIONS", help="further options for Snakemake in one string, such as '--executor slurm --jobs 8'")
     check = commands.add_parser("check", help="say what a profile lacks on this machine")
     check.add_argument("profile", nargs="?", default="quick")
+    check.add_argument("--dry-run", action="store_true", help="also print every job with its tokens, memory and hours on a reference card")
+    for command in (run, check):
+        command.add_argument("--tflops", type=float, default=395.0, help="rate of the dry run's card, 1e12 operations per second (default: 395, an H100 at 40 %% of its peak)")
+        command.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of the dry run's card (default: 80)")
     predict = commands.add_parser("predict", help="apply a tuned model to notes")
     predict.add_argument("--model", required=True, metavar="DIR", help="folder of a tuned stage, such as runs/tcga/models/tiny_base/cpt-sft")
     predict.add_argument("--task", required=True)
@@ -60,25 +66,27 @@ def run_command(arguments) -> int:
         raise UserError(f"another run of profile {profile} is at work in {run_dir}. Wait for it or stop it.") from None
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(paths.SNAKEFILE), "--directory", str(run_dir), "--config", f"profile={profile}",
-        "--cores", str(arguments.cores or os.cpu_count()), "--nolock", "--rerun-incomplete", "--quiet", "all",
+        "--cores", str(arguments.cores or os.cpu_count()), "--nolock", "--rerun-incomplete",
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     due = due_jobs(command, environment)
     if not due:
         print(f"Nothing to do: every step of {profile} is up to date. The report: {report_of(run_dir)}")
         return 0
-    from cancerllm_utils import preflight  # seconds of imports that a run with nothing to do is spared
+    from cancerllm_utils import plan, preflight  # seconds of imports that a run with nothing to do is spared
 
+    if arguments.dry_run:
+        print(f"Profile {profile}: {len(due)} of {len(jobs)} steps to run: {', '.join(due)}")
+        print(plan.text(profile, arguments.tflops, arguments.gpu_memory))
+        return 0
     problems = [finding for finding in preflight.check(profile) if finding["missing"]]
     if problems:
         raise UserError(f"profile {profile} cannot run here:\n" + "\n".join(f"  - {finding['text']}" for finding in problems))
     print(f"Profile {profile}: {len(due)} of {len(jobs)} steps to run: {', '.join(due)}")
     print(preflight.estimate(profile, due))
-    if arguments.dry_run:
-        return 0
     sys.stdout.flush()
     # Snakemake inherits the lock, so a run whose parent was killed still keeps a second one out.
-    code = subprocess.run(command, env=environment, pass_fds=[lock.fileno()]).returncode
+    code = subprocess.run([*command, "--quiet", "all", *shlex.split(arguments.snakemake)], env=environment, pass_fds=[lock.fileno()]).returncode
     if code:
         raise UserError(f"the run stopped before its end (see above). What is finished is kept: `make run PROFILE={profile}` continues.")
     print(f"Done. The report: {report_of(run_dir)}")
@@ -87,8 +95,7 @@ def run_command(arguments) -> int:
 
 def due_jobs(command: list[str], environment: dict) -> list[str]:
     """Names of the jobs that Snakemake would run now, in order."""
-    dry = [part for part in command if part not in ("--quiet", "all")]
-    result = subprocess.run([*dry, "--dry-run", "--quiet", "progress"], env=environment, capture_output=True, text=True)
+    result = subprocess.run([*command, "--dry-run", "--quiet", "progress"], env=environment, capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"Snakemake refused the workflow: {result.stderr.strip()[-2000:]}")
     lines = (result.stdout + result.stderr).splitlines()
@@ -102,13 +109,15 @@ def report_of(run_dir: Path) -> str:
 
 
 def check_command(arguments) -> int:
-    """Print every finding; exit code 2 when something is missing."""
-    from cancerllm_utils import preflight
+    """Print every finding, after the plan of all jobs if asked; exit code 2 when something is missing and the plan was not asked for."""
+    from cancerllm_utils import plan, preflight
 
+    if arguments.dry_run:
+        print(plan.text(arguments.profile, arguments.tflops, arguments.gpu_memory) + "\n")
     findings = preflight.check(arguments.profile)
     for finding in findings:
         print(f"{'MISSING' if finding['missing'] else 'ok     '}  {finding['text']}")
-    return 2 if any(finding["missing"] for finding in findings) else 0
+    return 2 if any(finding["missing"] for finding in findings) and not arguments.dry_run else 0
 
 
 def predict_command(arguments) -> int:

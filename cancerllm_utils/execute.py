@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ def run_notebook(job: str, profile_run: Path) -> Path:
     source = paths.NOTEBOOKS / f"{job.partition('.')[0]}.ipynb"
     target = profile_run / "notebooks" / f"{job}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["CANCERLLM_JOB"] = job  # the kernel inherits it: the record that it writes is this job's
     with tempfile.TemporaryDirectory(prefix="cllm") as folder:
         try:
             papermill.execute_notebook(

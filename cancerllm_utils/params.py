@@ -1,6 +1,11 @@
-"""The way of a parameter: declared in a notebook, overridden by a profile, checked by name and type before anything runs."""
+"""The way of a parameter: declared in a notebook, overridden by a profile, checked by name and type before anything runs.
+
+A profile's `study:` block says what is expanded into jobs: `models` (a list, or {model: stages}), `stages`, `sweep` ({notebook: {parameter:
+[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}}}).
+"""
 
 import difflib
+import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -10,11 +15,27 @@ import yaml
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 
-# Which job a notebook is run as. Notebooks with a `stage` parameter run once per stage of `study: stages`.
-STEPS = ("01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "00_summary", "A1_tiny_base")
-PER_STAGE = "04_instruction_tuning"
+# Every notebook of the study in running order, and the notebooks whose results it needs.
+BEFORE = {
+    "01_data_exploration": (),
+    "02_dataset_preparation": ("01_data_exploration",),
+    "03_continued_pretraining": ("01_data_exploration",),
+    "04_instruction_tuning": ("02_dataset_preparation", "03_continued_pretraining"),
+    "05_prediction": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
+    "06_evaluation": ("05_prediction",),
+    "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
+    "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
+    "00_summary": (),  # and every other job: see needs()
+    "A1_tiny_base": (),
+}
+STEPS = tuple(notebook for notebook in BEFORE if (paths.NOTEBOOKS / f"{notebook}.ipynb").is_file())
+PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction")  # run once per model; 03 and 04 also per variant, 04 per stage
+PRETRAINING, TUNING, PREDICTION = PER_MODEL
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
+SET_BY_STUDY = ("stage", "cpt_stage")
+STAGES = ("cpt", "sft", "cpt-sft")
 FILES = ("data_dir", "labels_file", "adjudicated_csv")  # parameters that name files outside of the run
-STUDY_DEFAULTS = {"stages": ["sft", "cpt-sft"], "steps": list(STEPS), "description": ""}
+STUDY_DEFAULTS = {"description": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
 
 
 def profiles() -> list[str]:
@@ -49,7 +70,9 @@ def load_profile(name: str) -> dict:
     if not path.is_file():
         raise UserError(f"There is no profile {name!r}{nearest(name, profiles())}. Profiles are the files of {paths.PARAMS}: {', '.join(profiles())}; or give the path of a .yaml file of your own.")
     try:
-        profile = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        check_unique_keys(path, yaml.compose(text, yaml.SafeLoader))
+        profile = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UserError(f"{path}{place}: this is not valid YAML ({getattr(error, 'problem', 'unreadable')}).") from None
@@ -58,30 +81,110 @@ def load_profile(name: str) -> dict:
     for block, values in profile.items():
         if block == "study":
             check_study(path, values)
+        elif block in STEPS:
+            check_values(f"{path}: {block}", block, values)
         elif block == "shared":
             for key, value in values.items():
                 users = [n for n in STEPS if key in declared(n)]
                 if not users:
                     raise UserError(f"{path}: shared: no notebook declares {key!r}{nearest(key, {k for n in STEPS for k in declared(n)})}.")
                 for notebook in users:
-                    check_type(f"{path}: shared", key, value, *declared(notebook)[key][:2])
-        elif block in STEPS:
-            for key, value in values.items():
-                if key not in declared(block):
-                    raise UserError(f"{path}: {block} has no parameter {key!r}{nearest(key, declared(block))}.")
-                check_type(f"{path}: {block}", key, value, *declared(block)[key][:2])
+                    check_values(f"{path}: shared", notebook, {key: value})
         else:
             raise UserError(f"{path}: there is no notebook {block!r}{nearest(block, STEPS)}.")
     return profile
 
 
+def check_unique_keys(path: Path, node) -> None:
+    """Raise UserError where a block of the YAML names a key twice: YAML would keep the last one without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            check_unique_keys(path, item)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if str(key.value) in seen:
+                raise UserError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands twice in one block. Keep one.")
+            seen.add(str(key.value))
+            check_unique_keys(path, value)
+
+
+def check_values(where: str, notebook: str, values: dict) -> None:
+    """Raise UserError where `{parameter: value}` names a parameter that the notebook does not declare, or a value of another type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: parameters are written as `name: value` lines, not {values!r}.")
+    for key, value in values.items():
+        if key not in declared(notebook):
+            raise UserError(f"{where} has no parameter {key!r}{nearest(key, declared(notebook))}.")
+        if key in SET_BY_STUDY:
+            raise UserError(f"{where}: {key} is set by the study. Write the stages under `study: stages` and other settings under `study: variants`.")
+        check_type(where, key, value, *declared(notebook)[key][:2])
+        if key == "model":
+            check_model(where, value)
+
+
 def check_study(path: Path, study: dict) -> None:
-    """Raise UserError where the `study:` block names an unknown key, stage or step."""
+    """Raise UserError where the `study:` block names an unknown key, step, model, stage or parameter, or one of them twice."""
     for key, value in study.items():
         if key not in STUDY_DEFAULTS:
             raise UserError(f"{path}: study has no key {key!r}{nearest(key, STUDY_DEFAULTS)}.")
-        if key == "steps" and set(value) - set(STEPS):
-            raise UserError(f"{path}: study: steps: unknown {sorted(set(value) - set(STEPS))}; steps are {', '.join(STEPS)}.")
+        if not isinstance(value, (dict, list) if key == "models" else type(STUDY_DEFAULTS[key])):
+            raise UserError(f"{path}: study: {key} must be {'a list' if isinstance(STUDY_DEFAULTS[key], list) else 'text' if key == 'description' else 'a block'}, not {value!r}.")
+    for step in study.get("steps", []):
+        if step not in STEPS:
+            raise UserError(f"{path}: study: steps: there is no notebook {step!r}{nearest(step, STEPS)}; steps are {', '.join(STEPS)}.")
+    check_once(f"{path}: study: steps", study.get("steps", []))
+    for model in study.get("models", []):
+        check_model(f"{path}: study: models", model)
+    check_once(f"{path}: study: models", [Path(str(model)).name for model in study.get("models", [])])
+    per_model = study["models"].values() if isinstance(study.get("models"), dict) else []
+    for stages in [study.get("stages", []), *per_model]:
+        for stage in stages if isinstance(stages, list) else [stages]:
+            if stage not in STAGES or not isinstance(stages, list):
+                raise UserError(f"{path}: study: stages must be a list of {', '.join(STAGES)}, not {stages!r}. Other settings of a stage are written under `study: variants`.")
+        check_once(f"{path}: study: stages", stages)
+    for notebook, factors in study.get("sweep", {}).items():
+        where = f"{path}: study: sweep"
+        check_varied(where, notebook)
+        for key, values in (factors if isinstance(factors, dict) else {"": factors}).items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{where}: {notebook} {key}: write the values as a list, such as [2, 8, 32].")
+            for value in values:
+                check_values(f"{where}: {notebook}", notebook, {key: value})
+                if isinstance(value, list):
+                    raise UserError(f"{where}: {notebook}: {key} is a list, which gives its variants no name. Name them under `study: variants`.")
+            check_once(f"{where}: {notebook} {key}", values)
+    for name, changes in study.get("variants", {}).items():
+        where = f"{path}: study: variants: {name}"
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", str(name)) or str(name).startswith("sft"):
+            raise UserError(f"{where}: a name holds letters, digits, _ and - only, and does not begin with sft (cpt-sft is a stage of its own).")
+        if not isinstance(changes, dict) or not changes:
+            raise UserError(f"{where}: write what changes as `notebook: {{parameter: value}}`.")
+        for notebook, values in changes.items():
+            check_varied(where, notebook)
+            check_values(f"{where}: {notebook}", notebook, values)
+
+
+def check_varied(where: str, notebook: str) -> None:
+    """Raise UserError for a notebook that does not run once per variant."""
+    if notebook not in (PRETRAINING, TUNING):
+        raise UserError(f"{where}: {notebook!r} cannot be varied{nearest(notebook, (PRETRAINING, TUNING))}. Only {PRETRAINING} and {TUNING} run once per variant.")
+
+
+def check_once(where: str, values: list) -> None:
+    """Raise UserError where a list holds a value twice (1 and 1.0 are one value)."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise UserError(f"{where}: {value!r} stands twice. Keep one.")
+
+
+def check_model(where: str, name) -> None:
+    """Raise UserError for a model that is neither an entry of models.yaml nor a folder with a config.json."""
+    known = yaml.safe_load((paths.PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8"))
+    if name not in known and not (Path(str(name)) / "config.json").is_file():
+        raise UserError(f"{where}: model {name!r} is no entry of models.yaml{nearest(name, known)}, and no folder with a config.json.")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", Path(str(name)).name):
+        raise UserError(f"{where}: model {name!r}: a folder's name holds letters, digits, dot, _ and - only. Rename the folder.")
 
 
 def nearest(word: str, known) -> str:
@@ -112,31 +215,137 @@ def absolute(name: str, value: str) -> str:
 
 
 def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
-    """{job: all parameter values} of a profile, in running order; a job is a notebook's name, with `.stage` where it runs per stage."""
+    """{job: all parameter values} of a profile, in running order; a job is `<notebook>`, or `<notebook>.<stage>` where it runs per stage.
+
+    Under `study: models` the part after the dot ends with the model: `03_continued_pretraining.cpt.<model>`, `05_prediction.<model>`.
+    A variant's stages are `cpt-<variant>`, `sft-<variant>`, `cpt-sft-<variant>`; one that changes 03 alone has no `sft-<variant>`, which
+    would be `sft` once more. Raises UserError where a variant changes nothing, or makes no job.
+    """
     profile = load_profile(name) if profile is None else profile
     study = STUDY_DEFAULTS | profile.get("study", {})
+    changed = variants(name, profile)
+    if "steps" not in profile.get("study", {}) and not changed:
+        study["steps"] = [step for step in STEPS if step != ABLATION]
+    per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
-    for notebook in STEPS:
-        if notebook not in study["steps"]:
-            continue
-        known = declared(notebook)
-        values = {key: default for key, (_, default, _) in known.items()}
-        values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
-        values["run_dir"] = str(run_dir(name))
-        values |= {key: absolute(name, values[key]) for key in FILES if key in values}
-        values = {key: float(v) if known[key][0] == "float" else v for key, v in values.items()}
-        if notebook == PER_STAGE:
-            for stage in study["stages"]:
-                result[f"{notebook}.{stage}"] = values | {"stage": stage}
-        else:
-            result[notebook] = values
+    for notebook in [step for step in STEPS if step in study["steps"]]:
+        own = values_of(name, profile, notebook)
+        if notebook not in PER_MODEL:
+            result[notebook] = own
+        for model, stages in per_model.items() if notebook in PER_MODEL else ():
+            of_model = own | ({"model": model} if model else {})
+            if notebook == PRETRAINING and any(stage.startswith("cpt") for stage in stages):
+                for variant, changes in {"": {}, **changed}.items():
+                    if not variant or notebook in changes:
+                        stage = with_variant("cpt", variant)
+                        result[job_name(notebook, "" if stage == "cpt" and not model else stage, model)] = of_model | changes.get(notebook, {}) | {"stage": stage}
+            if notebook == TUNING:
+                for variant, changes in {"": {}, **changed}.items():
+                    for stage in [s for s in stages if s != "cpt"]:
+                        on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
+                        if not variant or notebook in changes or on_other_cpt:
+                            full = with_variant(stage, variant)
+                            cpt = {"stage": full, "cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
+                            result[job_name(notebook, full, model)] = of_model | changes.get(notebook, {}) | cpt
+            if notebook == PREDICTION:
+                tuned = [v["stage"] for job, v in result.items() if job.startswith(TUNING) and v["model"] == of_model["model"]]
+                if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):
+                    of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *tuned]
+                result[job_name(notebook, "", model)] = of_model
+    made = {v["stage"] for v in result.values() if "stage" in v}
+    for variant in changed:
+        if not {with_variant(stage, variant) for stage in STAGES} & made:
+            raise UserError(f"{profile_path(name)}: study: the variant {variant} makes no job. Its notebook must be among `study: steps`, and a stage that uses it among `study: stages`.")
     return result
 
 
+def values_of(name: str, profile: dict, notebook: str) -> dict:
+    """All parameter values of a notebook in a profile: the notebook's defaults, the profile's `shared:`, the notebook's own block."""
+    known = declared(notebook)
+    values = {key: default for key, (_, default, _) in known.items()}
+    values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
+    values["run_dir"] = str(run_dir(name))
+    values |= {key: absolute(name, values[key]) for key in FILES if key in values}
+    return as_declared(notebook, values)
+
+
+def as_declared(notebook: str, values: dict) -> dict:
+    """The values with every int of a float parameter as a float."""
+    return {key: float(value) if declared(notebook)[key][0] == "float" else value for key, value in values.items()}
+
+
+def variants(name: str, profile: dict) -> dict[str, dict]:
+    """{variant: {notebook: {parameter: value}}} of a profile: each value of `sweep` that is not the profile's own, then the named `variants`."""
+    study, found = STUDY_DEFAULTS | profile.get("study", {}), {}
+    for notebook, factors in study["sweep"].items():
+        own = values_of(name, profile, notebook)
+        for key, values in factors.items():
+            for changes in [as_declared(notebook, {key: value}) for value in values]:
+                if changes[key] != own[key]:  # the profile's own value is the reference, which runs anyway
+                    add_variant(name, found, variant_name(notebook, key, changes[key]), {notebook: changes})
+    for variant, blocks in study["variants"].items():
+        changes = {notebook: as_declared(notebook, values) for notebook, values in blocks.items()}
+        if all(values_of(name, profile, notebook) | values == values_of(name, profile, notebook) for notebook, values in changes.items()):
+            raise UserError(f"{profile_path(name)}: study: variants: {variant} changes nothing: all its values are the profile's own.")
+        add_variant(name, found, str(variant), changes)
+    return found
+
+
+def add_variant(name: str, found: dict, variant: str, changes: dict) -> None:
+    """Enter a variant; UserError where another one has its name or its changes."""
+    same = next((other for other in found if other == variant or found[other] == changes), None)
+    if same:
+        raise UserError(f"{profile_path(name)}: study: the variants {same} and {variant} have the same {'name' if same == variant else 'settings'}. Keep one.")
+    found[variant] = changes
+
+
+def variant_name(notebook: str, key: str, value) -> str:
+    """Name of one value of a sweep: lora_r2, learning_rate3e-4, packing_strategy_bfd; tuning_lora_r2 in 04; s7 for seed 7, as score files know it."""
+    text = str(value)
+    if isinstance(value, float):
+        mantissa, exponent = f"{value:e}".split("e")
+        text = f"{value:g}" if -3 < int(exponent) < 5 else f"{float(mantissa):g}e{int(exponent)}"
+    text = re.sub(r"[^A-Za-z0-9-]", "_", text)
+    if key == "seed":
+        return f"s{text}"
+    return ("tuning_" if notebook == TUNING else "") + key + ("" if text[:1].isdigit() else "_") + text
+
+
+def with_variant(stage: str, variant: str) -> str:
+    """Name of a stage's variant: cpt-sft and lora_r2 give cpt-sft-lora_r2; no variant leaves the name."""
+    return f"{stage}-{variant}" if variant else stage
+
+
+def job_name(notebook: str, stage: str, model: str) -> str:
+    """<notebook>[.<stage>][.<model>], the last part of a model's folder standing for the model; its record is records/<job>.json."""
+    return ".".join(part for part in (notebook, stage, Path(model).name) if part)
+
+
+def needs(job: str, all_jobs: dict[str, dict]) -> list[str]:
+    """The jobs of a profile that must have finished before `job`: those of BEFORE, of the same model where the job runs per model."""
+    notebook, own = job.partition(".")[0], all_jobs[job]
+    if notebook == "00_summary":
+        return [other for other in all_jobs if other != job]
+    found = []
+    for other, values in all_jobs.items():
+        before = other.partition(".")[0]
+        if before not in BEFORE[notebook]:
+            continue
+        if notebook in PER_MODEL and before in PER_MODEL and values["model"] != own["model"]:
+            continue
+        if notebook == TUNING and before == PRETRAINING and not (own["stage"].startswith("cpt") and values["stage"] == own["cpt_stage"]):
+            continue
+        found.append(other)
+    return found
+
+
 def write_flat(name: str, all_jobs: dict[str, dict]) -> None:
-    """Write runs/<profile>/params/<job>.yaml for every job, so that `papermill NOTEBOOK OUT -f FILE` reproduces it."""
+    """Write runs/<profile>/params/<job>.yaml for every job, so that `papermill NOTEBOOK OUT -f FILE` reproduces it; files of former jobs go."""
     folder = run_dir(name) / "params"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.yaml"):
+        if old.stem not in all_jobs:
+            old.unlink()
     for job, values in all_jobs.items():
         # safe_dump writes 1.0e-05, which YAML reads back as a number; json.dumps writes 1e-05, which it reads as text
         (folder / f"{job}.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -5,13 +5,15 @@ import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 
-from cancerllm_utils import params, paths
+from cancerllm_utils import params, paths, plan
 from cancerllm_utils.errors import UserError
 
 # Trainable parameters that the paper's settings must give on Mistral-7B (counted from the paper's code): LoRA r 8 on all linear layers, r 64 on q and v.
-PAPER_COUNTS = {"03_continued_pretraining": 20_971_520, "04_instruction_tuning": 27_262_976}
+PAPER_BASE = "mistral-7b-instruct-v0.1"
+PAPER_COUNTS = {params.PRETRAINING: 20_971_520, params.TUNING: 27_262_976}
 GIB = 2**30
 
 
@@ -19,7 +21,7 @@ def check(profile: str) -> list[dict]:
     """Findings about a profile on this machine: {missing: bool, text: one sentence, with the remedy where something is missing}."""
     jobs = params.jobs(profile)
     findings = [{"missing": False, "text": f"profile {profile}: {len(jobs)} steps, every parameter name and type is right"}]
-    for part in (check_data, check_model, check_space):
+    for part in (check_data, check_model, check_processes, check_space):
         findings += part(profile, jobs)
     return findings
 
@@ -55,21 +57,22 @@ def check_model(profile: str, jobs: dict) -> list[dict]:
     """Are the weights there, is there a card that can hold them, do the adapters have the sizes that the paper's settings give?"""
     from cancerllm_utils.modeling import models
 
-    findings = []
-    names = {values["model"] for values in jobs.values() if "model" in values}
-    for name in sorted(names):
+    findings, wanted = [], plan.table(profile)
+    for name in sorted({values["model"] for job, values in jobs.items() if job.startswith(params.PER_MODEL)}):
         entry = models.model_entry(name)
+        of_model = {job: values for job, values in jobs.items() if values.get("model") == name}
         if "hub_id" in entry:
-            findings += check_hub_model(entry, any(values.get("load_in_4bit") for values in jobs.values()))
-            findings += check_adapters(name, jobs)
+            findings += check_hub_model(entry, wanted[wanted["model"] == entry["name"]], any(values.get("load_in_4bit") for values in of_model.values()))
+            findings += check_adapters(name, of_model)
         else:
-            there = (Path(entry["source"]) / "model.safetensors").is_file()
-            findings.append({"missing": not there, "text": f"weights of {name} found" if there else f"{entry['source']} holds no model.safetensors: make run PROFILE=tiny_base, then make adopt-base"})
+            there = any(Path(entry["source"]).glob("*.safetensors"))
+            remedy = "" if there else f": make run PROFILE={name}, then adopt it (see A1)" if "path" in entry else ": put them there"
+            findings.append({"missing": not there, "text": f"weights of {name} found" if there else f"{entry['source']} holds no weights as safetensors{remedy}"})
     return findings
 
 
-def check_hub_model(entry: dict, wants_4bit: bool) -> list[dict]:
-    """Weights in the local cache or a way to fetch them; a CUDA card with enough memory."""
+def check_hub_model(entry: dict, wanted: pd.DataFrame, wants_4bit: bool) -> list[dict]:
+    """Weights in the local cache or a way to fetch them; a CUDA card with enough memory for the model's largest job (`wanted`: rows of plan.table)."""
     import torch
     from huggingface_hub import try_to_load_from_cache
 
@@ -80,12 +83,15 @@ def check_hub_model(entry: dict, wants_4bit: bool) -> list[dict]:
         + f"`hf download {entry['hub_id']}` where there is a network"
     )  # fmt: skip
     findings.append({"missing": not isinstance(cached, str), "text": text})
-    needed = 1.25 * entry["gb"]
+    largest = wanted.loc[wanted["gpu_gib"].idxmax()]
+    needs = f"{largest['job']} needs {largest['gpu_gib']:.0f} GiB of GPU memory"
     if not torch.cuda.is_available():
-        findings.append({"missing": True, "text": f"no CUDA graphics card is visible: {entry['name']} needs one with at least 16 GB (4-bit weights) or {needed:.0f} GB (bf16), and the torch build for it (see README, your own GPU)"})
+        findings.append({"missing": True, "text": f"no CUDA graphics card is visible: {needs}, and the torch build for the card (see README, your own GPU)"})
     else:
-        total = torch.cuda.get_device_properties(0).total_memory / 1e9
-        findings.append({"missing": total < 15.5, "text": f"graphics card {torch.cuda.get_device_name()} has {total:.0f} GB" + ("" if total >= needed else f"; bf16 weights want {needed:.0f} GB: set load_in_4bit: true" if total >= 15.5 else ": at least 16 GB are needed")})
+        total = torch.cuda.get_device_properties(0).total_memory / GIB
+        small = total < largest["gpu_gib"]
+        remedy = ": set load_in_4bit: true or gradient_checkpointing: true, lower the batch, or share the model among cards (accelerate_config: fsdp)" if small else ""
+        findings.append({"missing": small, "text": f"graphics card {torch.cuda.get_device_name()} has {total:.0f} GiB, {needs}{remedy}"})
     if wants_4bit:
         there = importlib.util.find_spec("bitsandbytes") is not None
         findings.append({"missing": not there, "text": "bitsandbytes found" if there else "bitsandbytes is not installed, and 4-bit weights need it: .venv/bin/pip install bitsandbytes, or set load_in_4bit: false"})
@@ -93,20 +99,39 @@ def check_hub_model(entry: dict, wants_4bit: bool) -> list[dict]:
 
 
 def check_adapters(name: str, jobs: dict) -> list[dict]:
-    """Count the trainable parameters of the profile's adapters on the meta device, without weights; compare with the paper's where the settings are the paper's."""
-    from cancerllm_utils.modeling import models, training
+    """Count the trainable parameters of one model's adapters on the meta device, without weights; on the paper's base compare with the paper's."""
+    from cancerllm_utils.modeling import models
 
-    findings = []
+    findings, counted = [], {}
     for job, values in jobs.items():
         notebook = job.partition(".")[0]
-        if notebook not in PAPER_COUNTS or (notebook == params.PER_STAGE and job != next(j for j in jobs if j.startswith(notebook))):
+        if notebook not in PAPER_COUNTS or values["tuning"] == "full":
             continue
-        preset = training.PRESETS[values["preset"]] if "preset" in values else {"lora_r": 8, "target_modules": "all-linear"}
-        rank, targets = values["lora_r"] or preset["lora_r"], values.get("target_modules") or preset["target_modules"]
-        counted = models.count_trainable(name, rank, targets)
+        rank, targets = plan.adapter(values)
+        if (notebook, rank, str(targets)) in counted:  # the stages of one setting
+            continue
+        number = counted[notebook, rank, str(targets)] = models.count_trainable(name, rank, targets)
         expected = PAPER_COUNTS[notebook]
-        findings.append({"missing": False, "text": f"{notebook}: LoRA r {rank} on {targets if isinstance(targets, str) else ', '.join(targets)} trains {counted:,} parameters; the paper's settings give {expected:,}: {'equal' if counted == expected else 'DIFFERENT'}"})
+        paper = f"; the paper's settings give {expected:,}: {'equal' if number == expected else 'DIFFERENT'}" if name == PAPER_BASE else ""
+        findings.append({"missing": False, "text": f"{job}: LoRA r {rank} on {targets if isinstance(targets, str) else ', '.join(targets)} trains {number:,} parameters{paper}"})
     return findings
+
+
+def check_processes(profile: str, jobs: dict) -> list[dict]:
+    """Can the training processes that the jobs ask for be started: does the accelerate configuration exist, are its library and its cards there?"""
+    from cancerllm_utils.modeling import launch
+
+    findings = {}
+    for job, values in jobs.items():
+        asked = (values.get("num_processes", 1), values.get("accelerate_config", ""))
+        if asked in findings or asked == (1, ""):
+            continue
+        try:
+            file, _ = launch.read_config(*asked)
+            findings[asked] = {"missing": False, "text": f"{job}: {asked[0]} training processes by {file.relative_to(paths.ROOT)}"}
+        except UserError as error:
+            findings[asked] = {"missing": True, "text": f"{job}: {error}"}
+    return list(findings.values())
 
 
 def check_space(profile: str, jobs: dict) -> list[dict]:
@@ -135,26 +160,17 @@ def estimate(profile: str, due: list[str]) -> str:
     """A sentence on time and disk: floating-point work of the due steps over this machine's measured rate, plus the start of each kernel."""
     from cancerllm_utils.modeling import models
 
-    jobs = params.jobs(profile)
-    rate = matrix_rate()
-    prepared = jobs.get("02_dataset_preparation", {})
-    prompt_tokens = prepared.get("context_tokens", 128) + 100  # the text, the instruction, the question
-    seconds = 0.0
+    jobs, rate, seconds = params.jobs(profile), matrix_rate(), 0.0
     for job in due:
-        values = jobs[job]
+        values, notebook = jobs[job], job.partition(".")[0]
         seconds += 12  # kernel, imports, tables
-        size = models.parameter_count(values["model"]) if "model" in values else 7.3e6
-        if job.startswith("03"):
-            tokens = values["max_tokens"] or values["num_train_epochs"] * 3e6  # the notes of the public training ring
-            seconds += 4 * size * (tokens + values["eval_tokens"] * len(values["eval_splits"])) / rate
-        elif job.startswith("04"):
-            seconds += 4 * size * (values["max_tokens"] or values["num_train_epochs"] * 12_000 * prompt_tokens) / rate
-        elif job.startswith("05"):
-            items = len(values["tasks"]) * len(values["test_sets"]) * len(values["stages"]) * (prepared.get("max_test_items") or 1500)
-            seconds += items * 2 * size * prompt_tokens / rate + 30
-        elif job.startswith("A1") and values["train_base"]:
-            seconds += values["max_seconds"] or 6 * size * values["max_tokens"] / rate
-        elif job.startswith("01") and values["corpus"] == "tcga":
+        if notebook in params.PER_MODEL:
+            size, much = models.parameter_count(values["model"]), plan.amount(job, jobs)
+            measured = values.get("eval_tokens", 0) * len(values.get("eval_splits", []))
+            seconds += (2 if notebook == params.PREDICTION else 4) * size * (much["tokens"] + measured) / rate + 30 * (notebook == params.PREDICTION)
+        elif notebook == "A1_tiny_base" and values["train_base"]:
+            seconds += values["max_seconds"] or 6 * 7.3e6 * values["max_tokens"] / rate  # the tiny base has 7.3 million parameters
+        elif notebook == "01_data_exploration" and values["corpus"] == "tcga":
             seconds += 120
     return f"About {max(1, round(seconds / 60))} min on this machine when it is otherwise idle, and {disk_needed(jobs):.1f} GiB of disk."
 

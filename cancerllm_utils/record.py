@@ -21,12 +21,14 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "
 def start(notebook: str, namespace: dict, part: str = "") -> dict:
     """Begin a step from inside its notebook: take the step's lock, note parameters and surroundings.
 
-    `namespace` is the notebook's globals(): the declared parameters are read from it as they stand. `part` tells jobs of one notebook apart
-    (the stage of 04). A second process working on the same step of the same run, an orphan of a killed run for instance, is refused.
+    `namespace` is the notebook's globals(): the declared parameters are read from it as they stand. The record's name is the job that the
+    notebook runs as (environment variable CANCERLLM_JOB), or, where it is run by hand, the notebook with `part` or with the stage of a variant.
+    A second process working on the same step of the same run, an orphan of a killed run for instance, is refused.
     """
     values = {key: namespace[key] for key in params.declared(notebook)}
     run_dir = paths.resolve_run(values["run_dir"])
-    name = f"{notebook}.{part}" if part else notebook
+    job, part = os.environ.get("CANCERLLM_JOB", ""), part or values.get("stage", "")
+    name = job if job.partition(".")[0] == notebook else params.job_name(notebook, "" if part == "cpt" else part, "")
     mark = run_dir / "records" / f"{name}.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
     lock = open(mark.with_suffix(".lock"), "w")

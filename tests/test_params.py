@@ -64,6 +64,27 @@ def test_paper_profile_holds_the_papers_values():
         ("03_pretraining: {seed: 1}", ["no notebook '03_pretraining'"]),
         ("study: {stagse: [sft]}", ["stagse", "did you mean 'stages'"]),
         ("study: {steps: [07_robustness]}", ["07_robustness"]),
+        ("study: {stages: [cpt_sft]}", ["stages", "cpt-sft"]),
+        ("study: {stages: sft}", ["stages must be a list"]),
+        ("study: {models: [tiny_bace]}", ["did you mean 'tiny_base'"]),
+        ("study: {models: [tiny_base, tiny_base]}", ["'tiny_base' stands twice"]),
+        ("study: {models: {tiny_base: [stf]}}", ["stages must be a list of cpt, sft, cpt-sft"]),
+        ("shared: {model: tiny_bas}", ["did you mean 'tiny_base'"]),
+        ("study: {sweep: {03_continued_pretraning: {lora_r: [2]}}}", ["cannot be varied", "did you mean '03_continued_pretraining'"]),
+        ("study: {sweep: {05_prediction: {batch_size: [2]}}}", ["'05_prediction' cannot be varied"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_rank: [2]}}}", ["lora_rank", "did you mean 'lora_"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_r: [2, 8.5]}}}", ["lora_r must be int"]),
+        ("study: {sweep: {03_continued_pretraining: {learning_rate: [1e-5]}}}", ["write 1.0e-5"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_r: 2}}}", ["as a list"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_r: [2, 2]}}}", ["2 stands twice"]),
+        ("study: {sweep: {03_continued_pretraining: {eval_splits: [[dev]]}}}", ["Name them under"]),
+        ("study: {sweep: {04_instruction_tuning: {stage: [sft]}}}", ["stage is set by the study"]),
+        ("study: {variants: {no.dot: {04_instruction_tuning: {preset: released}}}}", ["letters, digits, _ and -"]),
+        ("study: {variants: {sft: {03_continued_pretraining: {lora_r: 2}}}}", ["does not begin with sft"]),
+        ("study: {variants: {a: {04_instruction_tuning: {preste: released}}}}", ["did you mean 'preset'"]),
+        ("study: {variants: {a: {}}}", ["write what changes"]),
+        ("04_instruction_tuning: {cpt_stage: cpt-a}", ["cpt_stage is set by the study"]),
+        ("shared: {seed: 1, seed: 2}", ["line 1", "'seed' stands twice"]),
         ("shared: [1, 2]", ["blocks"]),
         ("shared: {seed: 1", ["line", "not valid YAML"]),
     ],
@@ -107,3 +128,111 @@ def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
     own.write_text("01_data_exploration: {corpus: local, data_dir: notes/all.csv, labels_file: /elsewhere/labels.csv}\n")
     values = params.jobs(str(own))["01_data_exploration"]
     assert values["data_dir"] == str(tmp_path / "notes" / "all.csv") and values["labels_file"] == "/elsewhere/labels.csv" and values["adjudicated_csv"] == ""
+
+
+# ---- from a study to jobs --------------------------------------------------------------------------------------------------------
+
+NINE = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft",
+        "05_prediction", "06_evaluation", "00_summary", "A1_tiny_base"]
+
+
+@pytest.mark.parametrize("name", ["quick", "tcga", "paper"])
+def test_a_profile_without_a_study_runs_each_notebook_once_and_04_per_stage(name):
+    jobs = params.jobs(name)
+    assert [job for job in jobs if job != "08_efficiency"] == NINE, "the names of the success marks of existing runs"
+    assert jobs["05_prediction"]["stages"] == ["base", "sft", "cpt-sft"]
+    assert params.needs("04_instruction_tuning.sft", jobs) == ["02_dataset_preparation"]
+    assert params.needs("04_instruction_tuning.cpt-sft", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
+    assert params.needs("06_evaluation", jobs) == ["05_prediction"] and set(params.needs("00_summary", jobs)) == set(jobs) - {"00_summary"}
+
+
+def made(tmp_path, text):
+    """The jobs of a profile written as text."""
+    (tmp_path / "mine.yaml").write_text(text)
+    return params.jobs(str(tmp_path / "mine.yaml"))
+
+
+SWEEP = """
+study:
+  stages: [sft, cpt-sft]
+  sweep:
+    03_continued_pretraining: {lora_r: [2, 8, 32], learning_rate: [3.0e-4, 1.0e-3]}
+    04_instruction_tuning: {lora_r: [4, 16]}
+  variants:
+    both: {03_continued_pretraining: {lora_r: 4}, 04_instruction_tuning: {seed: 7}}
+"""
+
+
+def test_a_sweep_varies_one_factor_at_a_time_around_the_profiles_own_values(tmp_path):
+    jobs = made(tmp_path, SWEEP)
+    assert [job for job in jobs if job.startswith("03_")] == [
+        "03_continued_pretraining", "03_continued_pretraining.cpt-lora_r2", "03_continued_pretraining.cpt-lora_r32",
+        "03_continued_pretraining.cpt-learning_rate3e-4", "03_continued_pretraining.cpt-both"], "8 and 1.0e-3 are the profile's own: no second job"
+    assert [job.partition(".")[2] for job in jobs if job.startswith("04_")] == [
+        "sft", "cpt-sft", "cpt-sft-lora_r2", "cpt-sft-lora_r32", "cpt-sft-learning_rate3e-4", "sft-tuning_lora_r4", "cpt-sft-tuning_lora_r4",
+        "sft-both", "cpt-sft-both"], "what reads the notes anew changes no sft"
+    two, tuned = jobs["03_continued_pretraining.cpt-lora_r2"], jobs["04_instruction_tuning.cpt-sft-lora_r2"]
+    assert (two["lora_r"], two["learning_rate"], two["stage"]) == (2, 1e-3, "cpt-lora_r2")
+    assert (tuned["stage"], tuned["cpt_stage"], tuned["lora_r"]) == ("cpt-sft-lora_r2", "cpt-lora_r2", 16)
+    assert jobs["04_instruction_tuning.cpt-sft-tuning_lora_r4"]["cpt_stage"] == "cpt"
+    both = jobs["04_instruction_tuning.cpt-sft-both"]
+    assert (both["cpt_stage"], both["seed"], jobs["04_instruction_tuning.sft-both"]["seed"]) == ("cpt-both", 7, 7)
+    assert jobs["05_prediction"]["stages"] == ["base", *(job.partition(".")[2] for job in jobs if job.startswith("04_"))]
+    assert params.needs("04_instruction_tuning.cpt-sft-lora_r2", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt-lora_r2"]
+
+
+def test_several_models_name_their_jobs_and_need_only_their_own(tmp_path):
+    jobs = made(tmp_path, "study: {models: {tiny_base: [cpt, sft, cpt-sft], mistral-7b-instruct-v0.1: [sft]}}\nshared: {model: tiny_base}\n")
+    mine = [job for job in jobs if job.startswith(params.PER_MODEL)]
+    assert mine == ["03_continued_pretraining.cpt.tiny_base", "04_instruction_tuning.sft.tiny_base", "04_instruction_tuning.cpt-sft.tiny_base",
+                    "04_instruction_tuning.sft.mistral-7b-instruct-v0.1", "05_prediction.tiny_base", "05_prediction.mistral-7b-instruct-v0.1"]
+    assert [jobs[job]["model"] for job in mine] == ["tiny_base"] * 3 + ["mistral-7b-instruct-v0.1", "tiny_base", "mistral-7b-instruct-v0.1"]
+    assert jobs["05_prediction.tiny_base"]["stages"] == ["base", "cpt", "sft", "cpt-sft"]
+    assert jobs["05_prediction.mistral-7b-instruct-v0.1"]["stages"] == ["base", "sft"]
+    assert params.needs("05_prediction.mistral-7b-instruct-v0.1", jobs) == ["02_dataset_preparation", "04_instruction_tuning.sft.mistral-7b-instruct-v0.1"]
+    assert params.needs("06_evaluation", jobs) == mine[-2:]
+    assert params.jobs(str(tmp_path / "mine.yaml"), {"study": {"models": ["tiny_base"]}})["03_continued_pretraining.cpt.tiny_base"]["stage"] == "cpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("study: {variants: {a: {03_continued_pretraining: {lora_r: 8}}}}", ["a changes nothing"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_r: [2]}}, variants: {a: {03_continued_pretraining: {lora_r: 2}}}}", ["lora_r2 and a have the same settings"]),
+        ("study: {sweep: {03_continued_pretraining: {lora_r: [2]}}, variants: {lora_r2: {03_continued_pretraining: {lora_r: 4}}}}", ["same name"]),
+        ("study: {stages: [sft], sweep: {03_continued_pretraining: {lora_r: [2]}}}", ["lora_r2 makes no job"]),
+        ("study: {steps: [03_continued_pretraining], variants: {a: {04_instruction_tuning: {lora_r: 2}}}}", ["a makes no job"]),
+    ],
+)
+def test_a_variant_that_is_none_is_refused(tmp_path, text, words):
+    with pytest.raises(UserError) as caught:
+        made(tmp_path, text)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [("lora_r", 2, "lora_r2"), ("learning_rate", 2.5e-4, "learning_rate2_5e-4"), ("learning_rate", 1.0, "learning_rate1"), ("lora_dropout", 0.05, "lora_dropout0_05"),
+     ("packing_strategy", "bfd/x", "packing_strategy_bfd_x"), ("gradient_checkpointing", True, "gradient_checkpointing_True"), ("seed", 7, "s7")],
+)
+def test_the_name_of_a_swept_value_is_fit_for_a_folder(key, value, name):
+    assert params.variant_name(params.PRETRAINING, key, value) == name
+
+
+def test_flat_files_of_former_jobs_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("CANCERLLM_RUNS", str(tmp_path))
+    params.write_flat("quick", {"03_continued_pretraining.cpt-old": {"seed": 1}})
+    params.write_flat("quick", {"06_evaluation": {"seed": 1}})
+    assert [file.stem for file in (tmp_path / "quick" / "params").iterdir()] == ["06_evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "job", "mark"),
+    [("cpt", "", "03_continued_pretraining"), ("cpt-a", "", "03_continued_pretraining.cpt-a"),
+     ("cpt-a", "03_continued_pretraining.cpt-a.tiny_base", "03_continued_pretraining.cpt-a.tiny_base"), ("cpt", "06_evaluation", "03_continued_pretraining")],
+)
+def test_the_record_is_that_of_the_job_that_the_notebook_runs_as(tmp_path, monkeypatch, stage, job, mark):
+    monkeypatch.setenv("CANCERLLM_JOB", job)
+    values = {key: default for key, (_, default, _) in params.declared(params.PRETRAINING).items()} | {"run_dir": str(tmp_path), "stage": stage}
+    record.finish(record.start(params.PRETRAINING, values))
+    assert [file.stem for file in (tmp_path / "records").glob("*.json")] == [mark]
