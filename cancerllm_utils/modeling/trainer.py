@@ -137,7 +137,7 @@ def make_trainer(model, tokenizer, rows: list[dict] | datasets.Dataset, dev_rows
         eval_steps=settings["save_steps"] if dev_rows else None, eval_on_start=bool(dev_rows), load_best_model_at_end=bool(dev_rows),
         metric_for_best_model="eval_loss" if dev_rows else None, greater_is_better=False if dev_rows else None,
         logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", ddp_find_unused_parameters=False,
-        disable_tqdm=True, report_to="none", dataloader_num_workers=settings.get("dataloader_num_workers", 0),
+        disable_tqdm=True, report_to="none",
     )
     if args.world_size != settings["num_processes"]:
         raise UserError(f"num_processes {settings['num_processes']}: {args.world_size} started. Start the run without another launcher around it.")
