@@ -1,10 +1,9 @@
 """Answers of a model: batched greedy decoding, or ranking of a field's allowed answers, written so that a killed run goes on where it stopped.
 
-Prompts are padded on the left (on the right the answers change) and sorted by length into batches whose composition is fixed by the data set
-alone: in bf16 the neighbours in a batch can change an answer, so a resumed run must meet the same neighbours. `batch_agreement` counts how many.
+Prompts are sorted by length into batches whose composition is fixed by the data set alone: in bf16 the neighbours in a batch can change an answer,
+so a resumed run must meet the same neighbours. `batch_agreement` counts how many. How one batch is answered is in decoding.py.
 """
 
-import contextlib
 import json
 import os
 import time
@@ -16,6 +15,7 @@ import torch
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import checkpoints, models
+from cancerllm_utils.modeling.decoding import greedy_batch, rank_batch
 from cancerllm_utils.tasks.parse import parse
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task
 
@@ -27,38 +27,6 @@ def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def encode(model, tokenizer, prompts: list[str], room: int) -> dict:
-    """Left-padded input_ids and attention_mask on the model's device; UserError if a prompt leaves no room for `room` more tokens."""
-    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id != tokenizer.eos_token_id
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    limit = model.config.max_position_embeddings
-    if inputs["input_ids"].shape[1] + room > limit:
-        raise UserError(f"a prompt of {inputs['input_ids'].shape[1]} tokens and {room} for the answer: the model reads {limit}. Lower context_tokens.")
-    return {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
-
-
-def arithmetic(model):
-    """bf16 autocast for a model that was loaded so on a CPU, nothing elsewhere (on a card the weights themselves are bf16)."""
-    return torch.autocast("cpu", torch.bfloat16) if model.device.type == "cpu" and model.precision == "bf16" else contextlib.nullcontext()
-
-
-@torch.inference_mode()
-def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> list[dict]:
-    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), seconds (the batch's, shared out)."""
-    begun = time.monotonic()
-    inputs = encode(model, tokenizer, prompts, max_new_tokens)
-    with arithmetic(model):
-        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True)
-    answers = []
-    for ids in tokens[:, inputs["input_ids"].shape[1] :].tolist():
-        ended = tokenizer.eos_token_id in ids
-        ids = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
-        answers.append({"prediction": tokenizer.decode(ids, skip_special_tokens=True).strip(), "new_tokens": len(ids) + ended,
-                        "stop_reason": "eos" if ended else "length"})
-    seconds = round((time.monotonic() - begun) / len(prompts), 5)
-    return [{**answer, "seconds": seconds} for answer in answers]
-
-
 def generate(model, tokenizer, prompts: list[str], max_new_tokens: int = 50, batch_size: int = 16) -> list[dict]:
     """Greedy answers to `prompts`, in their order: dicts with prediction, new_tokens, stop_reason (eos|length), seconds."""
     answers = [None] * len(prompts)
@@ -66,45 +34,6 @@ def generate(model, tokenizer, prompts: list[str], max_new_tokens: int = 50, bat
         for i, answer in zip(batch, greedy_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens), strict=True):
             answers[i] = answer
     return answers
-
-
-def candidate_tokens(tokenizer, prompt: str, candidate: str) -> list[int]:
-    """Tokens that `candidate` adds to `prompt`, as in training: the whole is tokenised as one string and ends with the end token."""
-    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + candidate)["input_ids"]
-    assert whole[: len(before)] == before, "the prompt's tokens are not a prefix of prompt + answer"
-    return whole[len(before) :] + [tokenizer.eos_token_id]
-
-
-@torch.inference_mode()
-def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> list[dict]:
-    """The likeliest of `candidates` after each prompt of one batch, by summed log-probability of its tokens and the end token.
-
-    The prompts run through the model once; every candidate is scored on their shared key-value cache. Returns prediction, new_tokens (tokens
-    of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats).
-    """
-    begun = time.monotonic()
-    # "### Response:\n" closes every prompt, so the candidates' tokens are the same after each of them
-    tails = [candidate_tokens(tokenizer, prompts[0], candidate) for candidate in candidates]
-    inputs = encode(model, tokenizer, prompts, max(map(len, tails)))
-    mask = inputs["attention_mask"]
-    lengths = mask.sum(dim=1, keepdim=True)
-    scores = torch.empty(len(prompts), len(candidates))
-    with arithmetic(model):
-        out = model(**inputs, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
-        first, cache = out.logits[:, -1].float().log_softmax(-1), out.past_key_values
-        for column, tail in enumerate(tails):
-            ids = torch.tensor(tail, device=mask.device)
-            steps = torch.arange(len(tail) - 1, device=mask.device)
-            score = first[:, ids[0]]
-            if len(tail) > 1:
-                out = model(input_ids=ids[:-1].expand(len(prompts), -1), attention_mask=torch.cat([mask, mask.new_ones(len(prompts), len(steps))], 1),
-                            position_ids=lengths + steps, past_key_values=cache, use_cache=True)
-                score = score + out.logits.float().log_softmax(-1)[:, steps, ids[1:]].sum(1)
-                cache.crop(-len(steps))  # a negative number removes that many
-            scores[:, column] = score.cpu()
-    seconds = round((time.monotonic() - begun) / len(prompts), 5)
-    return [{"prediction": candidates[best], "new_tokens": len(tails[best]), "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist()}
-            for i, best in enumerate(scores.argmax(dim=1).tolist())]
 
 
 def rank_answers(model, tokenizer, prompts: list[str], candidates: list[str], batch_size: int = 16) -> list[dict]:
@@ -143,8 +72,12 @@ def plan(examples: list[dict], tokenizer, values: dict[str, list[str]], decoding
 
 
 def answer_batch(model, tokenizer, prompts: list[str], candidates: list[str], max_new_tokens: int) -> list[dict]:
-    """One batch of a plan: ranked if it has candidates, decoded greedily if not."""
-    return rank_batch(model, tokenizer, prompts, candidates) if candidates else greedy_batch(model, tokenizer, prompts, max_new_tokens)
+    """One batch of a plan: ranked if it has candidates, decoded greedily if not. UserError where the card's memory ends."""
+    try:
+        return rank_batch(model, tokenizer, prompts, candidates) if candidates else greedy_batch(model, tokenizer, prompts, max_new_tokens)
+    except torch.OutOfMemoryError:
+        # not halved here: other batches would mean other answers in bf16, and a run must say with which batches it was made
+        raise UserError(f"batch_size {len(prompts)}: the card has too little memory for so many prompts at once. Set batch_size: {max(1, len(prompts) // 2)}.") from None
 
 
 def answer_examples(model, tokenizer, examples: list[dict], values: dict[str, list[str]], decoding: str = "greedy", max_new_tokens: int = 50,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import generation, models
+from cancerllm_utils.modeling import decoding, generation, models
 
 PROMPTS = [f"Specimen {i}: {'right ' * (i % 5)}lung. " * (1 + i % 4) + "### Response:\n" for i in range(10)]
 
@@ -39,6 +39,71 @@ def test_batched_left_padded_answers_equal_those_without_cache_or_padding(tiny):
     answers = generation.generate(*tiny, PROMPTS, max_new_tokens=6, batch_size=4)
     assert [a["prediction"] for a in answers] == [naive_greedy(*tiny, p, 6) for p in PROMPTS]
     assert len({a["prediction"] for a in answers}) > 1  # the test could not fail on one answer for all
+
+
+def released_loop(model, tokenizer, prompts, n):
+    """One prompt at a time through transformers' own generate; the text up to the end token and whether it came."""
+    answers = []
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        ids = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=n, do_sample=False,
+                             eos_token_id=tokenizer.eos_token_id)[0, inputs["input_ids"].shape[1] :].tolist()
+        ended = tokenizer.eos_token_id in ids
+        answers.append((tokenizer.decode(ids[: len(ids) - ended], skip_special_tokens=True).strip(), len(ids), "eos" if ended else "length"))
+    return answers
+
+
+def test_answers_equal_those_of_the_one_prompt_loop_also_where_rows_end_early(tiny):
+    """Shared beginning, chunks, buffers and rows that leave the batch change no answer: 40 prompts, some of which end after few tokens."""
+    model, tokenizer = tiny
+    prompts = [f"Read the note.\n\n### Input:\nSpecimen {i}: {'left lung, ' * (i % 7)}{i * i} cm. {'Margins clear. ' * (i % 5)}\n\n### Response:\n" for i in range(40)]
+    free = [tokenizer(answer["prediction"])["input_ids"][1:] for answer in generation.generate(model, tokenizer, prompts, 8, 40)]
+    old = tokenizer.eos_token
+    # an end token that the model does write: the one that ends most answers early, but not all
+    counts = {token: sum(token in ids for ids in free) for ids in free for token in ids}
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(counts, key=lambda token: (abs(counts[token] - 25), token)))
+    try:
+        expected = released_loop(model, tokenizer, prompts, 8)
+        assert {stop for _, _, stop in expected} == {"eos", "length"} and len({n for _, n, _ in expected}) > 3
+        for size in (1, 7, 40):
+            found = generation.generate(model, tokenizer, prompts, 8, size)
+            assert [(a["prediction"], a["new_tokens"], a["stop_reason"]) for a in found] == expected
+    finally:
+        tokenizer.eos_token = old
+
+
+def test_chunks_do_not_change_answers(tiny, monkeypatch):
+    whole = generation.generate(*tiny, PROMPTS, 6, 10)
+    monkeypatch.setattr(decoding, "CHUNK_TOKENS", {"cpu": 1, "cuda": 1})
+    assert [a["prediction"] for a in generation.generate(*tiny, PROMPTS, 6, 10)] == [a["prediction"] for a in whole]
+
+
+def test_the_shared_beginning_leaves_every_row_a_token():
+    assert decoding.shared_beginning([[1, 2, 3], [1, 2, 4]], 2) == 2
+    assert decoding.shared_beginning([[1, 2], [1, 2]], 1) == 1
+    assert decoding.shared_beginning([[1, 2], [5, 2]], 1) == 0
+    assert decoding.shared_beginning([[1, 2, 3]], 2) == 0
+
+
+def test_a_sliding_window_shorter_than_the_prompt_keeps_its_reach(tiny):
+    """With a window the batch must answer like one prompt without cache or padding; a shared beginning before padding would shift the window."""
+    model, tokenizer = tiny
+    model.config.sliding_window = 24
+    try:
+        prompts = ["Read the note. " + p for p in PROMPTS]
+        assert max(len(ids) for ids in tokenizer(prompts)["input_ids"]) > 40
+        assert [a["prediction"] for a in generation.generate(model, tokenizer, prompts, 6, 10)] == [naive_greedy(model, tokenizer, p, 6) for p in prompts]
+    finally:
+        model.config.sliding_window = None
+
+
+def test_a_full_card_is_reported_with_a_smaller_batch_size(tiny, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(generation, "greedy_batch", full)
+    with pytest.raises(UserError, match="Set batch_size: 2"):
+        generation.answer_batch(*tiny, PROMPTS[:4], [], 3)
 
 
 def test_right_padding_is_refused(tiny):
@@ -104,9 +169,9 @@ def test_bf16_on_a_cpu_is_autocast_and_only_where_it_was_asked_for(tiny_model_di
     model, tokenizer = models.load_model(tiny_model_dir, "bf16"), models.load_tokenizer(tiny_model_dir)
     if model.device.type != "cpu":
         pytest.skip("there is a CUDA card")
-    with generation.arithmetic(model):
+    with decoding.arithmetic(model):
         assert model(**tokenizer("Right lung", return_tensors="pt")).logits.dtype == torch.bfloat16
-    with generation.arithmetic(models.load_model(tiny_model_dir, "fp32")):
+    with decoding.arithmetic(models.load_model(tiny_model_dir, "fp32")):
         assert model(**tokenizer("Right lung", return_tensors="pt")).logits.dtype == torch.float32
 
 
