@@ -34,7 +34,8 @@ def notes_csv(tmp_path):
 
 
 def make(run, path, **more):
-    return build.build_corpus(run, "local", str(path), identifier_sample=20, **more)
+    build.build_corpus(run, "local", str(path), identifier_sample=20, **more)
+    return build.read_corpus(run)
 
 
 def test_every_row_is_accounted_for_and_copies_do_not_cross(tmp_path, notes_csv, capsys):
