@@ -18,7 +18,8 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import binomtest
 
-from cancerllm_utils.corpus.identifiers_names import institutions, known_word, rules, windows_of
+from cancerllm_utils.corpus.identifiers_addresses import addresses, city, led_address, named_parts, named_place, named_street, street
+from cancerllm_utils.corpus.identifiers_names import institutions, rules, windows_of
 from cancerllm_utils.corpus.identifiers_persons import persons
 from cancerllm_utils.corpus.identifiers_planted import KINDS, planted
 from cancerllm_utils.errors import UserError
@@ -32,7 +33,6 @@ CLINICAL = re.compile(r"\d\s?(?:cm|mm|Gy)\b|(?<![\w-])(?:[ycpra]{0,3}[TN][0-4]|[
 
 BEHIND_NAME = re.compile(r"(?:[ ]{1,4}|,[ ]|[ ]?[-|/][ ]?|\t)[(\[#]?(?P<id>[A-Z]{0,3}-?\d{5,12}|\d{2,3}[- ]\d{2,3}[- ]\d{2,3})(?![\w/.-]*\d)")
 CANADIAN = re.compile(r"\b[A-Z]\d[A-Z][ -]?\d[A-Z]\d\b")  # a post code that reads like an N category
-MONTH = re.compile(r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?:[a-z]{0,2}ary|ch|il|e|y|ust|tember|ober|ember|t)?\.?$", re.IGNORECASE)
 
 
 def find(text: str) -> list[dict]:
@@ -46,7 +46,7 @@ def find(text: str) -> list[dict]:
     if len(lower) != len(text):  # a few letters have a longer lower case; positions must hold
         lower = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     named = persons(text)
-    candidates = pattern_candidates(text, lower) + institutions(text, lower) + named
+    candidates = pattern_candidates(text, lower) + addresses(text, lower) + institutions(text, lower) + named
     # A number directly behind a name is the person's record: "NAME, GIVEN (1234567)".
     for _, _, end, _ in named:
         if match := BEHIND_NAME.match(text, end):
@@ -183,79 +183,21 @@ def mixed_code(match: re.Match) -> bool:
     )
 
 
-def named_street(match: re.Match) -> bool:
-    """A street or house without a number: it has a name that is no ordinary word, or a numeral."""
-    words = re.findall(r"[\w'-]+", match["id"])
-    return any(word.lower() not in rules()["words"] for word in words[:3]) or (match["id"][0].isupper() and not match["id"].isupper())
+def no_span(match: re.Match) -> bool:
+    """Years that are an age, not a time that passed, a survival, or the years of smoking."""
+    behind = match.string[match.end() : match.end() + 16]
+    return not re.match(r"[\s-]*(?:ago|pack|surviv|follow|earlier|later|before|history|of\s+(?!age)\w|event|smok|disease|overall)", behind, re.IGNORECASE)
 
 
-def street(match: re.Match) -> bool:
-    """A street has a name: no measure and, outside of capitals, no lower-case word."""
-    # What stands behind the name of the street, a town and a state, is not asked.
-    line = re.match(rules()["street_line"], match[0])[0].removeprefix("c/o ")
-    words = re.findall(r"(?<!\w)(?:[A-Za-z]|\d+(?:st|nd|rd|th)\b)[\w'.-]*", line, re.IGNORECASE)
-    known = rules()["words"]
-    if any(
-        word.lower().strip(".") in ("cm", "mm", "x", "gm", "grams", "ml", "of", "and", "the", "with", "to", "from", "is", "are", "in") for word in words[:-1]
-    ):
-        return False
-    named = words[:3]
-    if not any(len(word) > 2 for word in words[:-1]) and not any(map(str.isdigit, line[5:])):
-        return False
-    if line.isupper():
-        sure = re.search(r"\b(?:STREET|AVENUE|AVE|ROAD|LANE|BOULEVARD|BLVD|DRIVE|PARKWAY|TERRACE|HIGHWAY)\b", line) and re.match(r"\d\d", line)
-        return bool(sure) or any(word.lower().strip(".") not in known for word in named[:-1]) or (len(words) > 3 and "," in line)
-    return all(word[0].isupper() or word[0].isdigit() for word in named[:2])
-
-
-def named_parts(match: re.Match) -> bool:
-    """A house number and a name in front of a post code: neither a dose nor a month."""
-    words = re.findall(r"[^\W\d_][^\W\d_'’]+", match["name"])
-    if not words or any(map(MONTH.match, re.findall(r"\w+", match[0]))) or max(map(len, words)) < 3:
-        return False
-    return not re.search(r"\b(?:mg|ml|cm|mm|Gy|LN|HPF|x|days?|weeks?|months?|years?)\b", match[0], re.IGNORECASE) and (
-        any(word.lower() not in rules()["words"] for word in words) or not match["name"].isupper()
-    )
-
-
-def led_address(match: re.Match) -> bool:
-    """Behind words that lead to an address: a number, and a word of three letters that is neither a month nor the name of an institution."""
-    words = re.findall(r"[^\W\d_][\w'’-]{2,}", match["id"])
-    if not words or not re.search(r"\d", match["id"]) or re.search(r"\b(?:Hospital|Clinic|Cent(?:er|re)|Infirmary|mg|Gy|cm)\b", match["id"], re.IGNORECASE):
-        return False
-    if MONTH.match(words[0]) or re.match(r"(?:day|cycle|stage|grade|level|room|bed|ward)\b", words[0], re.IGNORECASE) or "year" in match["id"].lower():
-        return False
-    return any(word.lower() not in rules()["words"] for word in words) or bool(re.search(r"\b\d{1,5}[a-z]?\s[A-Z][a-z]", match["id"]))
-
-
-def named_place(match: re.Match) -> bool:
-    """A town by a word that is in no list; a state or a country alone is no identifier."""
-    words = re.findall(r"[\w'’-]+", match["id"])
-    if re.fullmatch(rules()["larger"], match["id"]):
-        return False
-    return not known_word(words[0]) or (not match["id"].isupper() and any(not known_word(word) for word in words))
-
-
-def city(match: re.Match) -> bool:
-    """No ordinary clinical word in front of the state."""
-    words = re.findall(r"[\w'-]+", match["city"].lower())
-    if re.match(r"\s?(?:\(ASCP|-C\b)", match.string[match.end() : match.end() + 7]):  # PA(ASCP), PA-C: a degree
-        return False
-    if (match["city"].isupper() and "," not in match[0]) or max(map(len, words)) < 3:
-        return False
-    state = match[0][match.end("city") - match.start() :]
-    if re.match(r"\W*(?:ID|IN|OR|ME|HI|OK)\b", state) and (match["city"].isupper() or "," not in state or "ID" in state):  # ordinary words and labels too
-        return False
-    if re.search(r"\d{5}", state):
-        return not all(word in rules()["words"] for word in words) or match["city"][0].isupper()
-    return not (
-        all(word in rules()["words"] for word in words)
-        and len(words) > 0
-        and words[-1] not in ("springs", "falls", "city", "beach", "lake", "park", "rock", "river", "bay", "grove", "heights")
-    )
+def no_degrees(match: re.Match) -> bool:
+    """A number and M or F, without a word for a temperature before it."""
+    before = match.string[max(0, match.start() - 30) : match.start()]
+    return not re.search(r"(?:\bT(?:emp\w*|max|c|m)?\b|febrile|fever\w*|vitals?|degrees|\bto|\bat|\bof|°|oral|warm\w*|[<>≥≤=])[^.\n]{0,14}$", before, re.IGNORECASE)
 
 
 CHECKS = {
+    "no_span": no_span,
+    "no_degrees": no_degrees,
     "numeric_date": numeric_date,
     "numeric_date_in_context": numeric_date_in_context,
     "no_years": no_years,

@@ -35,6 +35,11 @@ def rules() -> dict:
     raw["relative"] = re.compile(rf"(?<!\w){person['kin']}(?:\s*[,:]\s+|\s*\(\s?|\s+(?:(?:is|named|called|was)\s+)?)$", re.IGNORECASE)
     raw["credential"] = re.compile(rf"[ ]*,?[ ]*{person['credentials']}(?!\.?\w|\s?:)")
     raw["state"] = re.compile(rf",?\s(?:(?i:{raw['fragments']['states']})|{raw['fragments']['state_dotted']}|(?!MD|PA|DO){raw['fragments']['state_short']})(?!\w)")
+    parts = raw["fragments"] | raw["address_parts"]
+    raw["parts"] = re.compile(rf"(?<![\w/.-])(?:(?P<sure>{with_fragments('{sure}', parts)})|(?P<road>{with_fragments('{road}', parts)})|(?P<unsure>{with_fragments('{unsure}', parts)}))(?!\w)")
+    raw["between"], raw["town"] = re.compile(parts["between"]), re.compile(with_fragments(r"(?:(?i:the|near|nr\.?|opp\.?|opposite|behind|next[ ]to|beside|adjacent[ ]to)[ ])?{ns}(?:[ ](?:\d{4,5}(?:-\d{4})?|\d{1,2}[A-Z]?(?=\s*(?:[,.;\n]|$))))?(?!\w)", parts))
+    raw["town_before"] = re.compile(with_fragments(r"(?<![\w.,-] )(?<!\w)(?P<town>(?:(?i:the)[ ])?{n}(?:[ ]{n})?(?:,[ ]{n}(?:[ ]{n})?)?),[ ]$", parts))
+    raw["code_alone"] = re.compile(r"(?:[A-Z][\w'’-]+,?[ ])*[A-Z]\w{1,3}[ -]?\w{3,4}")
     raw["street_line"] = re.compile(rf".*?\b(?:{raw['fragments']['street_word']}|St|Dr|Ct|Route|Rte)\b|.*", re.IGNORECASE | re.DOTALL)
     raw["larger"] = re.compile(rf"(?:{raw['fragments']['states']}|{raw['countries']})", re.IGNORECASE)
     raw["particle"] = re.compile(rf"(?<!\w)(?i:{person['particles']})+$")
@@ -48,7 +53,7 @@ def rules() -> dict:
 
 def with_fragments(pattern: str, fragments: dict) -> str:
     """The pattern with every {name} replaced by the fragment of that name."""
-    for _ in range(3):  # fragments may hold fragments
+    for _ in range(4):  # fragments may hold fragments
         for name, fragment in fragments.items():
             pattern = pattern.replace("{" + name + "}", fragment)
     return pattern

@@ -20,6 +20,7 @@ PLACE_BEHIND = re.compile(
     r"|Health|Cent(?:er|re)|Infirmary|Hospice|Laborator|Street|Road|Avenue|Lane|Drive|Way|Close|Crescent)\b",
     re.IGNORECASE,
 )
+STREET = {"road", "rd", "street", "avenue", "ave", "drive", "terrace", "crescent", "boulevard", "blvd", "highway", "parkway"}  # no family's name
 RECORD_BEHIND = re.compile(
     r"(?:[ ]{1,4}|,[ ]?|[ ]?[-|(][ ]?)"
     r"(?:\(?[A-Z]{0,3}-?\d{5,}|\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}|\(?(?:DOB|D\.O\.B|dob|b\.|born|MRN|aged?\b|\d\d\s?(?:[FMfm]\b|y)))"
@@ -180,6 +181,8 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
     if not listed and all(word.isupper() and len(word) < 5 for word in words):  # acronyms
         return 0.0
     if comma and lists["state"].match(text[text.index(",", start) : text.index(",", start) + 24]):  # "Greenville, Texas"
+        return 0.0
+    if lower[-1] in STREET and len(words) > 1:
         return 0.0
     misread = not listed and any(map(misread_word, words))
     if misread and not clean_around(text, start, end):
