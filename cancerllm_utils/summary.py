@@ -27,6 +27,7 @@ RINGS = {
     "test": "held-out patients",
     "external_site": "held-out sites",
     "external": "held-out institutions",
+    "general": "general text",
 }
 METRIC_NAMES = {
     "average": "average F1",

@@ -1,5 +1,6 @@
 """Energy of a piece of work, where the library codecarbon is installed: nothing depends on it, and nothing is sent anywhere."""
 
+import logging
 from contextlib import contextmanager
 
 
@@ -27,8 +28,9 @@ def measured_energy(country_iso_code: str = "USA"):
 
 def start(tracker_class, country_iso_code: str):
     """The tracker, started; None (and a line) where it cannot start on this machine."""
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)
     try:
-        tracker = tracker_class(country_iso_code=country_iso_code, save_to_file=False, log_level="error", allow_multiple_runs=True)
+        tracker = tracker_class(country_iso_code=country_iso_code, save_to_file=False, save_to_api=False, log_level="error", allow_multiple_runs=True)
         tracker.start()
     except Exception as error:
         print(f"energy: codecarbon cannot measure here ({type(error).__name__}); the column stays empty")

@@ -21,6 +21,7 @@ PRESETS = {
     "paper": {"lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
     "released": {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": "all-linear"},
 }
+PAPER_BASE = "mistral-7b-instruct-v0.1"
 
 
 @smaller_batches_if_needed
@@ -144,6 +145,29 @@ def adapter_settings(given: dict) -> dict:
     own = {"lora_r": given["lora_r"] or None, "lora_alpha": given["lora_alpha"] or None, "target_modules": given["target_modules"] or None,
            "lora_dropout": None if given["lora_dropout"] < 0 else given["lora_dropout"]}
     return {name: PRESETS[given["preset"]][name] if value is None else value for name, value in own.items()}
+
+
+def preset_table(model: str, **given) -> pd.DataFrame:
+    """What each preset and this run train: settings and number of trained parameters on `model` and on the paper's base, counted from shapes.
+
+    `given`: preset, tuning, lora_r, lora_alpha, lora_dropout, target_modules of this run. No weights are read.
+    """
+    rows = {name: {**settings, "tuning": "lora"} for name, settings in PRESETS.items()}
+    rows["this run"] = adapter_settings(given) | {"tuning": given["tuning"]}
+    table = []
+    for name, chosen in rows.items():
+        modules = chosen["target_modules"]
+        counts = {base: models.parameter_count(base) if chosen["tuning"] == "full" else models.count_trainable(base, chosen["lora_r"], modules)
+                  for base in dict.fromkeys([model, PAPER_BASE])}
+        table.append({"": name, "tuning": chosen["tuning"], "r": chosen["lora_r"], "alpha": chosen["lora_alpha"], "dropout": chosen["lora_dropout"],
+                      "layers": modules if isinstance(modules, str) else ", ".join(modules), **{f"trained on {Path(base).name}": n for base, n in counts.items()}})
+    return pd.DataFrame(table).set_index("")
+
+
+def preset_shapes(model: str) -> pd.DataFrame:
+    """The matrices of both presets on `model`: preset, module, A shape, B shape, parameters per layer, layers, total."""
+    parts = [models.adapter_shapes(model, chosen["lora_r"], chosen["target_modules"]).assign(preset=name) for name, chosen in PRESETS.items()]
+    return pd.concat(parts, ignore_index=True).set_index(["preset", "module"])
 
 
 def check_tuning(settings: dict) -> None:

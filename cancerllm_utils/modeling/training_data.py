@@ -145,6 +145,26 @@ def check_rows(rows: list[dict], examples: dict[str, dict], tokenizer, completio
     return total, trained
 
 
+def marked(row: dict, tokenizer) -> str:
+    """The row's text with [ ] around what carries loss: what a reader can check by eye."""
+    text, open_now = "", False
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        trained = label != IGNORED
+        text += ("[" if trained and not open_now else "]" if open_now and not trained else "") + tokenizer.decode([token])
+        open_now = trained
+    return text + ("]" if open_now else "")
+
+
+def switch_table(prompt: str, completion: str, tokenizer) -> pd.DataFrame:
+    """What each setting of the two switches trains on one example: completion_only_loss, train_on_eos, tokens, trained_tokens, text (`marked`)."""
+    found = []
+    for answer_only, end in ((True, True), (True, False), (False, True), (False, False)):
+        row = example_rows([{"example_id": "example", "prompt": prompt, "completion": completion}], tokenizer, 10_000, answer_only, end)[0]
+        found.append({"completion_only_loss": answer_only, "train_on_eos": end, "tokens": len(row["input_ids"]),
+                      "trained_tokens": sum(label != IGNORED for label in row["labels"]), "text": marked(row, tokenizer)})
+    return pd.DataFrame(found)
+
+
 def take_budget(rows: list[dict], max_examples: int, max_tokens: int, seed: int) -> list[dict]:
     """Rows in seeded order up to `max_examples` rows and `max_tokens` tokens (0: no limit)."""
     rows = shuffled(rows, seed)
