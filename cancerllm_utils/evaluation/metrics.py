@@ -4,6 +4,7 @@
 written anew from its definition; BLEU and ROUGE-L are those of coco-caption (github.com/tylin/coco-caption). It deletes all
 punctuation, so that "2.5" equals "25" and "ER+" equals "ER-", and gives a correct one-word answer a BLEU-2 of 0.001.
 `clinical` repairs this: decimal points, signs and units count, and BLEU's order never exceeds the answer's length.
+What each of these choices does to a headline: sensitivity.py.
 
 A new metric is one function of (gold words, predicted words) -> [0, 1] and one line in METRICS.
 """
@@ -14,8 +15,10 @@ import string
 import unicodedata
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import yaml
 from nltk.stem.porter import PorterStemmer
 from rapidfuzz.distance import LCSseq
@@ -26,11 +29,11 @@ UNPARSED = "unparsed"
 # Answers repeat (a field has a handful of values), so a small cache catches most pairs and memory stays bounded on any file.
 CACHE_SIZE = 2**15
 DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+LETTERS = frozenset(string.ascii_lowercase)
 STEMMER = PorterStemmer()  # default mode, NLTK_EXTENSIONS
-REWRITES = [
-    (re.compile(rule["find"]), rule["replace"])
-    for rule in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["clinical_rewrites"]
-]
+SETTINGS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+REWRITES = [(re.compile(rule["find"]), rule["replace"], frozenset(rule.get("needs", ""))) for rule in SETTINGS["clinical_rewrites"]]
+ORDERED_FIELDS = SETTINGS["ordered_fields"]  # field -> its values from low to high
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------------
@@ -38,7 +41,8 @@ REWRITES = [
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _stem(word: str) -> str:
-    return STEMMER.stem(word).strip()
+    # Every rule of the stemmer takes off a suffix of ASCII letters: "2a" and "25" leave it as they came.
+    return STEMMER.stem(word).strip() if word[-1] in LETTERS else word
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -51,10 +55,14 @@ def paper_words(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=CACHE_SIZE)
 def clinical_words(text: str) -> tuple[str, ...]:
     """Words of a text for the clinical family: decimal points, units, + and - kept, nothing stemmed (rules: metrics.yaml)."""
-    text = unicodedata.normalize("NFC", text).casefold().strip()
+    text = (text if text.isascii() else unicodedata.normalize("NFC", text)).casefold().strip()
     if not text.replace(" ", "").isalpha():  # plain words, the common case, need no rewriting
-        for pattern, replacement in REWRITES:
-            text = pattern.sub(replacement, text)
+        signs = set(text)
+        for pattern, replacement, needs in REWRITES:
+            if not needs or not needs.isdisjoint(signs):
+                changed = pattern.sub(replacement, text)
+                if changed is not text:
+                    text, signs = changed, set(changed)
     return tuple(text.split())
 
 
@@ -77,14 +85,27 @@ def exact_match(gold: tuple, predicted: tuple) -> float:
     return float(gold == predicted)
 
 
+def _matches(gold, predicted) -> int:
+    """How many items of `predicted` also stand in `gold`, each gold item serving once (the clipped count of BLEU and ROUGE-N)."""
+    if gold == predicted:
+        return len(gold)
+    if len(gold) * len(predicted) > 64:  # counting pays only for long answers
+        return (Counter(gold) & Counter(predicted)).total()
+    left, matches = list(gold), 0
+    for item in predicted:
+        if item in left:
+            left.remove(item)
+            matches += 1
+    return matches
+
+
 def _bleu(gold: tuple, predicted: tuple, order: int, tiny: float, small: float) -> float:
-    """Geometric mean of the clipped n-gram precisions up to `order` times the brevity penalty, `tiny` and `small` as in coco-caption."""
-    product = 1.0
-    for n in range(1, order + 1):
-        gold_grams = Counter(zip(*(gold[i:] for i in range(n))))
-        predicted_grams = Counter(zip(*(predicted[i:] for i in range(n))))
-        possible = max(0, len(predicted) - n + 1) + small
-        product *= ((gold_grams & predicted_grams).total() + tiny) / possible if possible else 0.0
+    """Geometric mean of the clipped n-gram precisions up to `order` (1 or 2) times the brevity penalty, `tiny` and `small` as in coco-caption."""
+    possible = len(predicted) + small
+    product = (_matches(gold, predicted) + tiny) / possible
+    if order == 2:
+        possible = max(0, len(predicted) - 1) + small
+        product *= (_matches(list(pairwise(gold)), list(pairwise(predicted))) + tiny) / possible if possible else 0.0
     ratio = (len(predicted) + tiny) / (len(gold) + small)
     return product ** (1 / order) * (math.exp(1 - 1 / ratio) if ratio < 1 else 1.0)
 
@@ -99,10 +120,18 @@ def clinical_bleu2(gold: tuple, predicted: tuple) -> float:
     return _bleu(gold, predicted, order=min(2, len(gold)), tiny=0.0, small=0.0)
 
 
+def rouge_1(gold: tuple, predicted: tuple) -> float:
+    """F1 of the clipped word overlap (ROUGE-1, Lin 2004)."""
+    return 2 * _matches(gold, predicted) / (len(gold) + len(predicted))
+
+
 def rouge_l(gold: tuple, predicted: tuple, beta: float = 1.2) -> float:
     """F-beta of the longest common subsequence of words (Lin and Hovy 2004; beta 1.2 as in coco-caption)."""
+    if gold == predicted:
+        return 1.0
     ids = {}  # rapidfuzz hashes strings; numbers are compared exactly
-    common = LCSseq.similarity([ids.setdefault(w, len(ids)) for w in gold], [ids.setdefault(w, len(ids)) for w in predicted])
+    numbered = [ids.setdefault(w, len(ids)) for w in gold], [ids.setdefault(w, len(ids)) for w in predicted]
+    common = LCSseq.similarity(*numbered) if len(ids) < len(gold) + len(predicted) else 0
     if not common:
         return 0.0
     precision, recall = common / len(predicted), common / len(gold)
@@ -110,8 +139,8 @@ def rouge_l(gold: tuple, predicted: tuple, beta: float = 1.2) -> float:
 
 
 METRICS = {
-    "paper": {"exact_match": exact_match, "bleu2": paper_bleu2, "rougeL": rouge_l},
-    "clinical": {"exact_match": exact_match, "bleu2": clinical_bleu2, "rougeL": rouge_l},
+    "paper": {"exact_match": exact_match, "bleu2": paper_bleu2, "rougeL": rouge_l, "rouge1": rouge_1},
+    "clinical": {"exact_match": exact_match, "bleu2": clinical_bleu2, "rougeL": rouge_l, "rouge1": rouge_1},
 }
 AVERAGED = ("exact_match", "bleu2", "rougeL")  # the paper's headline is the mean of exactly these three
 
@@ -131,26 +160,32 @@ def _f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
+def _best(similarities) -> tuple:
+    """The highest similarity under each metric."""
+    return similarities[0] if len(similarities) == 1 else tuple(map(max, *similarities))
+
+
 def _family_scores(family: str, gold: list[tuple], predicted: list[tuple]) -> dict:
     """Best-match precision, recall and F1 of two lists of answers, for every metric of the family and their average."""
     names = list(METRICS[family])
     if not gold or not predicted:
         scores = dict.fromkeys(names, (float(not predicted), float(not gold), float(not gold and not predicted)))
+    elif len(gold) == len(predicted) == 1:  # the common case: precision, recall and F1 are the similarity itself
+        scores = {name: (value, value, value) for name, value in zip(names, _similarities(family, gold[0], predicted[0]))}
     else:
         table = [[_similarities(family, g, p) for p in predicted] for g in gold]
-        scores = {}
-        for m, name in enumerate(names):
-            precision = sum(max(row[j][m] for row in table) for j in range(len(predicted))) / len(predicted)
-            recall = sum(max(pair[m] for pair in row) for row in table) / len(gold)
-            scores[name] = (precision, recall, _f1(precision, recall))
-    scores["average"] = tuple(sum(scores[name][i] for name in AVERAGED) / len(AVERAGED) for i in range(3))
+        precision = [sum(best) / len(predicted) for best in zip(*(_best(column) for column in zip(*table)))]
+        recall = [sum(best) / len(gold) for best in zip(*(_best(row) for row in table))]
+        scores = {name: (p, r, _f1(p, r)) for name, p, r in zip(names, precision, recall)}
+    (p1, r1, f1), (p2, r2, f2), (p3, r3, f3) = (scores[name] for name in AVERAGED)
+    scores["average"] = ((p1 + p2 + p3) / 3, (r1 + r2 + r3) / 3, (f1 + f2 + f3) / 3)
     return scores
 
 
 def paper_scores(answers: list[str], prediction: str) -> dict:
-    """OpenPI scores of one prediction: metric -> (precision, recall, F1), each in [0, 1]; `average` is the mean of the three metrics."""
-    gold = [answer.replace(" .", "") if i == 0 else answer for i, answer in enumerate(answers)]  # the evaluator does so, to the first only
-    return _family_scores("paper", [paper_words(a) for a in gold], [paper_words(p) for p in split_paper(prediction)])
+    """OpenPI scores of one prediction: metric -> (precision, recall, F1), each in [0, 1]; `average` is the mean of AVERAGED."""
+    gold = [paper_words(a.replace(" .", "") if i == 0 else a) for i, a in enumerate(answers)]  # the evaluator does so, to the first only
+    return _family_scores("paper", gold, [paper_words(p) for p in split_paper(prediction)])
 
 
 def clinical_scores(answers: list[str], prediction: str) -> dict:
@@ -159,6 +194,27 @@ def clinical_scores(answers: list[str], prediction: str) -> dict:
 
 
 SCORERS = {"paper": paper_scores, "clinical": clinical_scores}
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _flat(answers: tuple, prediction: str, wanted: tuple) -> tuple[float, ...]:
+    scores = {family: SCORERS[family](answers, prediction) for family in dict(wanted)}
+    return tuple(number for family, metric in wanted for number in scores[family][metric])
+
+
+def numbers(answers, prediction: str, wanted: tuple) -> tuple[float, ...]:
+    """Precision, recall, F1 (0-1) of one prediction for each wanted (family, metric), in one flat tuple; a pair seen before costs a look-up."""
+    return _flat(tuple(answers), prediction, wanted)
+
+
+def score_pairs(pairs, wanted: tuple) -> np.ndarray:
+    """Score (answers, prediction) pairs, a list or a stream: array (n, len(wanted), 3) of precision, recall, F1 in [0, 1].
+
+    wanted: (family, metric) each, metric a name of METRICS[family] or "average". Memory is the result, 24 bytes per pair and metric,
+    and caches of CACHE_SIZE entries.
+    """
+    flat = np.fromiter((number for answers, prediction in pairs for number in _flat(tuple(answers), prediction, wanted)), dtype=float)
+    return flat.reshape(-1, len(wanted), 3)
 
 
 # ---- single values ---------------------------------------------------------------------------------------------------------------

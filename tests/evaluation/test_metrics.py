@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nltk.translate.bleu_score import sentence_bleu
 
 from cancerllm_utils.evaluation import metrics
-from cancerllm_utils.evaluation.metrics import clinical_scores, clinical_words, paper_scores, paper_words, value_scores
+from cancerllm_utils.evaluation.metrics import AVERAGED, clinical_scores, clinical_words, paper_scores, paper_words, score_pairs, value_scores
+from tests.evaluation import plain_metrics
 
 # gold -> prediction: F1 of exact match, BLEU-2, ROUGE-L under the paper's evaluator, 4 decimals.
 GOLDEN = [
@@ -142,4 +146,80 @@ def test_value_scores():
 
 
 def test_caches_are_bounded():
-    assert metrics._similarities.cache_info().maxsize == metrics.paper_words.cache_info().maxsize == metrics.CACHE_SIZE
+    for cached in (metrics._similarities, metrics._flat, metrics._stem, metrics.paper_words, metrics.clinical_words):
+        assert cached.cache_info().maxsize == metrics.CACHE_SIZE
+
+
+# ---- against the same evaluator, written plainly -----------------------------------------------------------------------------
+
+# Words that tell the choices apart: articles, plurals and suffixes for the stemmer, signs, decimals, units, punctuation alone, other scripts.
+PIECES = ["the", "a", "an", "carcinoma", "carcinomas", "Lung", "lungs", "metastases", "dying", "skies", "grading", "differentiated", "2.5", "25", "2,5", "cm",
+          "2.5cm", "T2", "t2a", "pT2", "IIIA", "ER+", "ER-", "(+)", "ER", "-ve", "3 + 4", "3+4", "<1", "> 1", "non-small", "...", "--", "?!", ".", " .", ",", ", ", ",,",
+          "", " ", "\t", "\u00a0", "Größe", "NAÏVE", "ΑΣ", "İ", "ß", "“x”", "肿瘤", "\U0001f600", "e\u0301", "2\u00d73", "\u22122", "1/15", "50%", "_", "x"]
+phrases = st.lists(st.sampled_from(PIECES), max_size=8).map(" ".join) | st.text(max_size=25)
+
+
+def same(ours: dict, plain: dict) -> None:
+    for name in (*AVERAGED, "average"):
+        assert ours[name] == pytest.approx(plain[name], abs=1e-9, rel=0), name
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(phrases, max_size=4), phrases | st.lists(phrases, max_size=4).map(",".join))
+def test_paper_family_equals_the_plain_evaluator(answers, prediction):
+    same(paper_scores(answers, prediction), plain_metrics.plain_scores(answers, prediction))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(phrases, max_size=3), phrases | st.lists(phrases, max_size=3).map(",".join))
+def test_clinical_family_equals_its_rules_written_plainly(answers, prediction):
+    def words(text):
+        return plain_metrics.clinical_words(text, metrics.SETTINGS["clinical_rewrites"])
+
+    same(clinical_scores(answers, prediction), plain_metrics.plain_clinical_scores(answers, prediction, words))
+
+
+def random_pairs(n, seed):
+    """Answers of random words, a third of them repeated many times over, with predictions that are copies, shuffles or others."""
+    rng = np.random.default_rng(seed)
+    letters = list("abcdefgilmnorst")
+    words = ["".join(rng.choice(letters, size=rng.integers(1, 9))) + str(rng.choice(["", "s", "es", "ing", "ed", "ly", "ational", "+", ".5", "'s"])) for _ in range(60)]
+    for _ in range(n):
+        answers = [" ".join(rng.choice(words, size=rng.integers(0, 6)).tolist() * int(rng.choice([1, 1, 12]))) for _ in range(rng.integers(0, 4))]
+        own = " ".join(rng.permutation(answers[0].split())) if answers else ""
+        yield answers, ",".join([*rng.permutation(answers)[: rng.integers(0, 3)].tolist(), own, " ".join(rng.choice(words, size=3))][rng.integers(0, 3) :])
+
+
+def test_random_words_and_long_repeats_equal_the_plain_evaluator():
+    for answers, prediction in random_pairs(150, seed=3):
+        same(paper_scores(answers, prediction), plain_metrics.plain_scores(answers, prediction))
+
+
+def test_words_without_a_final_letter_need_no_stemmer():
+    for word in ["2a", "t2", "running2", "25", "größe", "glioblastomé", "x\u0301", "plan9"]:
+        assert metrics._stem(word) == metrics.STEMMER.stem(word)
+
+
+def test_score_pairs_is_the_scorers_in_one_array():
+    pairs = [(["lung cancer"], "lung carcinoma"), ([], ""), (["a", "b"], "a"), (["lung cancer"], "lung carcinoma")]
+    wanted = (("paper", "bleu2"), ("clinical", "average"), ("clinical", "rouge1"))
+    table = score_pairs(iter(pairs), wanted)
+    assert table.shape == (4, 3, 3)
+    for row, (answers, prediction) in zip(table, pairs):
+        assert row.tolist() == [list(metrics.SCORERS[family](answers, prediction)[metric]) for family, metric in wanted]
+    assert score_pairs([], wanted).shape == (0, 3, 3)
+
+
+def test_rouge_1_by_hand():
+    assert clinical_scores(["a b c d"], "d b x")["rouge1"][2] == pytest.approx(4 / 7)  # 2 of 4 and 2 of 3, in any order
+    assert clinical_scores(["a a b"], "a a a")["rouge1"][2] == pytest.approx(2 / 3)  # the third a has no partner
+    assert paper_scores(["tumours"], "tumour")["rouge1"][2] == 1
+
+
+def test_ordered_fields_hold_the_values_of_the_tasks():
+    from cancerllm_utils.tasks.task import load_task
+
+    fields = load_task("phenotype_extraction")["fields"]
+    for field, values in metrics.ORDERED_FIELDS.items():
+        assert len(set(values)) == len(values) > 1
+        assert field in fields
