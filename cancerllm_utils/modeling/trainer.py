@@ -30,6 +30,9 @@ class NotesTrainer(SFTTrainer):
     def _send_telemetry(self):
         """TRL reports every training run to huggingface.co; nothing about a run on patient notes leaves this machine."""
 
+    def create_model_card(self, *args, **kwargs):
+        """TRL would write one beside every checkpoint; the project writes its own for finished stages."""
+
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if "row" not in self._signature_columns:

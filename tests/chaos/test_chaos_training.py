@@ -6,15 +6,18 @@ CANCERLLM_CHAOS_KILLS says at how many points a run is killed (4 unless told); f
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from jupyter_client import KernelManager
 
 N_KILLS = int(os.environ.get("CANCERLLM_CHAOS_KILLS", "4"))
 THOROUGH = N_KILLS >= 24
+only_thorough = pytest.mark.skipif(not THOROUGH, reason="make chaos")
 WORKER = Path(__file__).with_name("training_worker.py")
 HOWS = ["before", "torn", "unsynced"]
 DAMAGES = {
@@ -90,14 +93,22 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_weights(run, whole):
     assert not wrong
 
 
+@only_thorough
 def test_a_run_that_is_killed_again_and_again_arrives(run, whole):
-    """Every sitting gets a little further than the one before; the last is let through."""
-    sittings = 0
-    for at in range(55, 55 + (8 if THOROUGH else 2) * 20, 20):
-        sittings += run("again", "sft", kill={"at": at, "how": "torn"})["codes"] == [-9]
-    assert same(run("again", "sft"), whole["sft"]) and sittings >= 2
+    """Every sitting is killed a little later than the one before; the last is let through."""
+    killed = [run("again", "sft", kill={"at": at, "how": "torn"})["codes"] == [-9] for at in range(50, 210, 20)]
+    assert same(run("again", "sft"), whole["sft"]) and sum(killed) >= 3
 
 
+def test_killed_after_the_last_step_no_step_is_added(run, whole):
+    """Two and a half epochs: the Trainer itself would go on with the third."""
+    at = 1 + next(i for i, event in enumerate(whole["cpt"]["events"]) if " models/" in event)
+    assert run("complete", "cpt", kill={"at": at, "how": "before"})["codes"] == [-9]
+    ended = run("complete", "cpt")
+    assert same(ended, whole["cpt"]) and "continuing from checkpoint-10" in ended["log"]
+
+
+@only_thorough
 def test_loading_in_other_processes_changes_nothing(run, whole):
     assert run("workers", "cpt", workers=2, kill={"at": 75, "how": "before"})["codes"] == [-9]
     assert same(run("workers", "cpt", workers=2), whole["cpt"])
@@ -107,11 +118,11 @@ def test_loading_in_other_processes_changes_nothing(run, whole):
 
 @pytest.fixture(scope="module")
 def halted(run, whole, root):
-    """A run of each stage that was killed late, with three checkpoints; -> the names of its checkpoints, oldest first."""
+    """A run of each stage that was killed late, cpt before its last step, sft after it: the names of its three checkpoints, oldest first."""
     kept = {}
-    for stage in whole:
-        last = max(i for i, event in enumerate(whole[stage]["events"]) if event.startswith("begin "))
-        ended = run(f"halted-{stage}", stage, kill={"at": last + 1, "how": "before"})
+    for stage, event in (("cpt", "begin 10"), ("sft", "shutil.rmtree models")):
+        at = 1 + next(i for i, seen in enumerate(whole[stage]["events"]) if seen.startswith(event))
+        ended = run(f"halted-{stage}", stage, kill={"at": at, "how": "before"})
         kept[stage] = sorted(ended["kept"], key=lambda name: int(name.split("-")[1]))
         assert len(kept[stage]) == 3
     return kept
@@ -155,6 +166,7 @@ def test_a_damaged_best_checkpoint_does_not_cost_the_best_weights(run, whole, ha
     name = f"best-{damage}".replace(" ", "-")
     state = next((root / "halted-sft").rglob(f"{halted['sft'][-1]}/trainer_state.json"))
     best = f"checkpoint-{json.loads(state.read_text())['best_global_step']}"
+    assert best != halted["sft"][-1]
     damaged(root, "sft", [best], "adapter_model.safetensors", damage, name)
     ended = run(name, "sft")
     assert same(ended, whole["sft"]) and best in ended["log"]
@@ -191,6 +203,31 @@ def test_sigterm_saves_at_the_next_step_and_the_run_goes_on(run, whole, event):
     assert same(run(name, "cpt") | {"curve": whole["cpt"]["curve"]}, whole["cpt"])  # the curve has one point more, where it stopped
 
 
+@only_thorough
+def test_sigterm_to_a_notebooks_kernel_stops_its_cell_with_the_sentence(whole, root, tmp_path):
+    """As when papermill or Snakemake is stopped: the kernel runs the cell in its main thread, where the signal is noted."""
+    shutil.copytree(root / "base" / "run", tmp_path / "run")
+    manager = KernelManager(transport="ipc", ip=str(tmp_path / "k"))
+    manager.start_kernel(env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(WORKER.parents[2])})
+    client = manager.blocking_client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=120)
+        client.execute("from cancerllm_utils.modeling import training\n"
+                       f"training.instruction_tune({str(tmp_path / 'run')!r}, {str(root / 'base' / 'model')!r}, stage='sft', num_train_epochs=300.0, logging_seconds=0.0)")
+        asked, content = False, {}
+        while "ename" not in content:
+            content = client.get_iopub_msg(timeout=120)["content"]
+            if not asked and "step 3/" in content.get("text", ""):
+                os.kill(manager.provisioner.pid, signal.SIGTERM)
+                asked = True
+        assert content["ename"] == "UserError" and "stopped by SIGTERM at step" in content["evalue"] and manager.is_alive()
+        assert len(list((tmp_path / "run").rglob("manifest.json"))) == 1
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 PLAIN = {"packing": False, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "num_train_epochs": 2.0}
 
 
@@ -202,9 +239,14 @@ def test_where_memory_ends_the_batch_is_halved_and_the_run_goes_on(run):
     steps = [event for event in ended["events"] if event.startswith("step ")]
     assert steps[-1] == "step 16" and len(steps) == 4 + 1 + 13  # 30 examples, two epochs of eight steps of four; step 4 was done three times
 
+
+@only_thorough
+def test_a_run_with_halved_batches_goes_on_with_them(run):
+    """Memory has come back after the kill, but other batches would draw other dropout."""
+    ended = run("memory-whole", "sft", memory=2, changed=PLAIN)
     at = 1 + ended["events"].index("begin 9")
     assert run("memory-killed", "sft", memory=2, changed=PLAIN, kill={"at": at, "how": "before"})["codes"] == [-9]
-    again = run("memory-killed", "sft", changed=PLAIN)  # memory has come back, but the run goes on as it was
+    again = run("memory-killed", "sft", changed=PLAIN)
     assert "was made with a batch of 1; going on with per_device_train_batch_size 1, gradient_accumulation_steps 4" in again["log"] and same(again, ended)
 
 
@@ -221,7 +263,7 @@ def test_one_of_two_processes_that_is_not_finite_stops_both(run):
     assert ended["codes"] == [2, 2] and ended["kept"] == ["checkpoint-3"] and ended["log"].count("training step 4: the loss is not finite in examples n") == 2
 
 
-@pytest.mark.skipif(not THOROUGH, reason="make chaos")
+@only_thorough
 def test_one_of_two_processes_that_is_asked_to_stop_stops_both_at_the_same_step(run):
     unbroken = run("two", "cpt", processes=2)
     assert unbroken["codes"] == [0, 0]

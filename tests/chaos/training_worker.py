@@ -19,6 +19,7 @@ Printed: one line of JSON per case: name, codes (exit codes, or minus the signal
 learning curve), kept (sealed checkpoints), events, message (last line), log.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ SIDES, ORGANS = ["Right", "Left"], ["breast", "lung", "colon", "kidney", "bladde
 SETTINGS = {
     "cpt": {"num_train_epochs": 2.5, "per_device_train_batch_size": 2, "eval_splits": [], "max_length": 96},
     "sft": {"num_train_epochs": 3.0, "per_device_train_batch_size": 2, "packing": True, "max_length": 128, "lora_r": 4, "lr_scheduler_type": "constant",
-            "learning_rate": 0.1, "weight_decay": 0.1},
+            "learning_rate": 1.0, "weight_decay": 0.1},  # so high that the last checkpoint is not the best
 }
 BOTH = {"gradient_accumulation_steps": 2, "lora_dropout": 0.2, "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-2, "precision": "fp32", "seed": 3}
 
@@ -273,6 +274,8 @@ def main(root: str) -> None:
         make_base(base)
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
+    MistralForCausalLM.from_pretrained(base / "model")  # fills the library's caches, which every fork inherits
+    gc.freeze()
     for line in sys.stdin:
         case = json.loads(line)
         print(json.dumps(outcome(case, root / case["name"], base)), flush=True)
