@@ -1,7 +1,8 @@
 """Base models and tuned stages: load them safely, in the precision that this machine is good at.
 
 Only safetensors are read and no code from a model folder is ever run. A stage (`runs/<profile>/models/<model>/<stage>/`) is an adapter in
-PEFT's own layout beside `cancerllm.json`, which says on which base it sits and which adapters come before it.
+PEFT's own layout, or the whole weights where all of them were trained, beside `cancerllm.json`, which says on which base it sits and which
+stages come before it. The second half counts: adapter shapes, memory and hours follow from a model's shape, before anything is downloaded.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.tasks.task import PROMPT_FORMS
 
 # A notebook's log takes neither progress bars nor warnings about names that the libraries pass to one another.
 transformers.utils.logging.disable_progress_bar()
@@ -29,11 +31,30 @@ warnings.filterwarnings("ignore", message=".*will be removed in v6.*", category=
 
 CARD = "cancerllm.json"
 ADAPTER = "adapter_model.safetensors"
+WHOLE = "model.safetensors"  # all weights of a fully tuned stage, in one file
 
-# Numbers to plan with; what a run really took stands in results/training.csv.
+ENTRY_KEYS = {"role", "named_in_paper", "prompt", "licence", "gated", "billion_parameters", "gb"}
+
 GIB = 2**30
 NF4_BYTES = 0.516  # 4 bits per weight, plus 0.127 for the scales after double quantisation (QLoRA, arXiv 2305.14314, section 3)
 CUDA_GIB = 1.0  # context, library kernels and the allocator's reserve
+# Bytes that one layer keeps for the backward pass per token, as (per hidden unit, per intermediate unit): measured on this stack by counting the tensors
+# that autograd saves, with LoRA on every linear layer, on some of them, and with all weights trained.
+KEPT_BYTES = {("bf16", "every"): (51, 12), ("bf16", "some"): (26, 6), ("bf16", "full"): (32, 8),
+              ("fp32", "every"): (70, 20), ("fp32", "some"): (37, 12), ("fp32", "full"): (36, 16)}  # fmt: skip
+
+
+def all_entries() -> dict[str, dict]:
+    """Every entry of models.yaml by name, in the file's order, its keys checked; UserError names a key that is missing or unknown."""
+    entries = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text())
+    for name, entry in entries.items():
+        where = {"path"} if "path" in entry else {"hub_id", "revision", "weights", "config"}
+        odd = (where | ENTRY_KEYS) ^ set(entry)
+        if odd:
+            raise UserError(f"models.yaml, {name}: the keys {', '.join(sorted(odd))} are missing or unknown. An entry has {', '.join(sorted(where | ENTRY_KEYS))}.")
+        if entry["prompt"] not in PROMPT_FORMS:
+            raise UserError(f"models.yaml, {name}: prompt {entry['prompt']} is unknown. Use {' or '.join(PROMPT_FORMS)}.")
+    return entries
 
 
 def model_entry(name: str) -> dict:
@@ -41,7 +62,7 @@ def model_entry(name: str) -> dict:
 
     `name` may also be a folder that holds a model (config.json, *.safetensors, tokenizer). Raises UserError for anything else.
     """
-    entries = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text())
+    entries = all_entries()
     if name in entries:
         entry = entries[name]
         return {**entry, "name": name, "source": str(paths.PACKAGE / entry["path"]) if "path" in entry else entry["hub_id"]}
@@ -89,6 +110,9 @@ def load_tokenizer(name: str):
         else:
             tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.padding_side = "left"
+    tokenizer.init_kwargs["prompt_form"] = entry["prompt"]  # read by tasks.task.model_prompt
+    if entry["prompt"] == "chat" and not tokenizer.chat_template:
+        raise UserError(f"model {name}: models.yaml asks for the chat form and its tokenizer has no chat template. Write prompt: alpaca.")
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # long notes are cut into rows here, so the warning would mislead
     return tokenizer
 
@@ -97,11 +121,11 @@ def load_model(name: str, precision: str = "auto", load_in_4bit: bool = False):
     """The base model on this machine's device, in evaluation mode.
 
     bf16 on a CUDA card casts the weights; on a CPU the weights stay fp32 and the caller runs under autocast. `load_in_4bit` is NF4 with
-    double quantisation and bf16 compute (PAPER.md, instruction tuning) and needs a CUDA card and bitsandbytes.
+    double quantisation (PAPER.md, instruction tuning) and needs bitsandbytes; it also works on a CPU, more slowly than without.
     Raises UserError where the weights or the library are missing.
     """
     entry, place = model_entry(name), device_and_precision(precision)
-    quantization = quantization_config(place["device"]) if load_in_4bit else None
+    quantization = quantization_config(place["device"], place["precision"]) if load_in_4bit else None
     dtype = torch.bfloat16 if place["device"] == "cuda" and place["precision"] == "bf16" else torch.float32
     model = read_weights(entry, dtype, quantization)
     tokenizer = load_tokenizer(name)
@@ -114,10 +138,11 @@ def load_model(name: str, precision: str = "auto", load_in_4bit: bool = False):
 
 def read_weights(entry: dict, dtype: torch.dtype, quantization=None):
     """from_pretrained with the project's safety settings; the one place that reads base weights."""
+    card = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     try:
         return AutoModelForCausalLM.from_pretrained(
             entry["source"], revision=entry.get("revision"), dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            attn_implementation="sdpa", quantization_config=quantization, device_map={"": torch.cuda.current_device()} if quantization else None,
+            attn_implementation="sdpa", quantization_config=quantization, device_map={"": card} if quantization else None,
         )
     except (OSError, ValueError) as error:
         raise UserError(missing_weights(entry, error)) from None
@@ -130,17 +155,14 @@ def agree_on_special_tokens(model, tokenizer) -> None:
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
 
 
-def quantization_config(device: str) -> BitsAndBytesConfig:
-    """NF4, double quantisation, bf16 compute: the 4-bit loading of the released code."""
-    if device != "cuda":
-        raise UserError("load_in_4bit: 4-bit loading needs a CUDA card and there is none here. Set load_in_4bit: false.")
+def quantization_config(device: str, precision: str = "bf16") -> BitsAndBytesConfig:
+    """NF4, double quantisation, bf16 compute: the 4-bit loading of the released code. On a CPU it computes in `precision`, which is fp32 on most."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise UserError("load_in_4bit: the library bitsandbytes is not installed. Run `pip install bitsandbytes`.") from None
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
-    )
+        raise UserError("load_in_4bit: the library bitsandbytes is not installed. Run `pip install bitsandbytes`, or set load_in_4bit: false.") from None
+    compute = torch.bfloat16 if device == "cuda" or precision == "bf16" else torch.float32
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
 
 
 def missing_weights(entry: dict, error: Exception) -> str:
@@ -148,6 +170,9 @@ def missing_weights(entry: dict, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     if "hub_id" not in entry:
         return f"model {entry['name']}: {entry['source']} cannot be read as safetensors ({reason}). Restore the folder."
+    if entry.get("weights") == "pickle" and "safetensors" in reason:
+        return (f"model {entry['name']}: {entry['hub_id']} offers pickled weights only, which are never opened here. "
+                "Have https://huggingface.co/spaces/safetensors/convert convert it and set `revision` in models.yaml to the pull request it opens.")
     accept = f"accept the licence on https://huggingface.co/{entry['hub_id']}, run `hf auth login`, then " if entry.get("gated") else ""
     return f"model {entry['name']}: the weights are not on this machine ({reason}). Remedy: {accept}`hf download {entry['hub_id']}` ({entry['gb']} GB)."
 
@@ -181,22 +206,31 @@ def library_versions() -> dict:
     return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
 
 
+def weights_file(stage_dir: Path) -> Path:
+    """The file of a stage's own weights: an adapter, or all weights of a fully tuned one; UserError if there is neither."""
+    for name in (ADAPTER, WHOLE):
+        if (Path(stage_dir) / name).is_file():
+            return Path(stage_dir) / name
+    raise UserError(f"stage {stage_dir}: neither {ADAPTER} nor {WHOLE} is in it. Train that stage first.")
+
+
 def read_card(model_dir) -> dict:
     """`cancerllm.json` of a stage; UserError if the folder is not a finished stage."""
     path = Path(model_dir) / CARD
-    if not path.is_file() or not (path.parent / ADAPTER).is_file():
-        raise UserError(f"model folder {model_dir}: no {CARD} with {ADAPTER} in it. Name a finished stage such as runs/<profile>/models/<model>/cpt-sft.")
+    if not path.is_file():
+        raise UserError(f"model folder {model_dir}: no {CARD} in it. Name a finished stage such as runs/<profile>/models/<model>/cpt-sft.")
+    weights_file(model_dir)
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"file {path}, line {error.lineno}: not JSON. Train the stage again.") from None
 
 
-def load_stage(model_dir, precision: str = "auto"):
-    """(model, tokenizer, card) of a tuned stage: every adapter merged in order, ready for generation.
+def load_stage(model_dir, precision: str = "auto", load_in_4bit: bool = False):
+    """(model, tokenizer, card) of a tuned stage, ready for generation: every adapter merged in order, or the whole weights of a fully tuned one.
 
-    Merging happens in fp32 and the result is cast afterwards: merged in bf16, 2 % of the top tokens change. Raises UserError when the
-    base or an earlier adapter is not the one this stage was trained on.
+    Merging happens in fp32 and the result is cast or quantised afterwards: merged in bf16, 2 % of the top tokens change. Raises UserError when
+    the base or an earlier stage is not the one this stage was trained on.
     """
     model_dir, card = Path(model_dir), read_card(model_dir)
     revision = base_revision(card["base"])
@@ -205,37 +239,51 @@ def load_stage(model_dir, precision: str = "auto"):
     place = device_and_precision(precision)
     model = merged_model(card["base"], [model_dir / before["path"] for before in card["adapters_before"]] + [model_dir],
                          [before["sha256"] for before in card["adapters_before"]] + [card["adapter_sha256"]])
-    if place["device"] == "cuda":
-        model = model.to("cuda", torch.bfloat16 if place["precision"] == "bf16" else torch.float32)
+    model = to_card(model, place["precision"], load_in_4bit, model_dir.with_name(f".{model_dir.name}.merged"))
     model.precision = place["precision"]
     return model.eval(), load_tokenizer(card["base"]), card
 
 
-def merged_model(base: str, adapters: list[Path], digests: list[str] | None = None):
-    """The base in fp32 on the CPU with `adapters` merged one after another; `digests` (sha256 of each adapter file) are checked if given."""
-    entry = model_entry(base)
-    model, tokenizer = read_weights(entry, torch.float32), load_tokenizer(base)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    for adapter, digest in zip(adapters, digests or [None] * len(adapters), strict=True):
-        if not (adapter / ADAPTER).is_file():
-            raise UserError(f"adapter {adapter}: {ADAPTER} is missing. Train that stage first.")
-        if digest and sha256(adapter / ADAPTER) != digest:
-            raise UserError(f"adapter {adapter}: its weights have changed since the stage on top was trained. Train both again.")
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+def merged_model(base: str, stages: list[Path], digests: list[str] | None = None):
+    """The base in fp32 on the CPU with `stages` laid on one after another: an adapter is merged, a fully tuned stage's weights take the base's place.
+
+    `digests` (sha256 of each stage's weights file) are checked if given. The base is not read where the first stage is a fully tuned one.
+    """
+    tokenizer, model = load_tokenizer(base), None
+    for stage, digest in zip(stages, digests or [None] * len(stages), strict=True):
+        file = weights_file(stage)
+        if digest and sha256(file) != digest:
+            raise UserError(f"stage {stage}: its weights have changed since it was trained, or since the stage on top was. Train both again.")
+        if file.name == WHOLE:
+            model = read_weights({"name": stage.name, "source": str(stage)}, torch.float32)
+        else:
+            model = PeftModel.from_pretrained(base_in_fp32(base, tokenizer) if model is None else model, str(stage)).merge_and_unload()
+    model = base_in_fp32(base, tokenizer) if model is None else model
     agree_on_special_tokens(model, tokenizer)
     return model
 
 
+def base_in_fp32(base: str, tokenizer):
+    """The base's weights in fp32 on the CPU, with room for every token of its tokenizer."""
+    model = read_weights(model_entry(base), torch.float32)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
 def to_card(model, precision: str, load_in_4bit: bool, cache: Path):
-    """A merged fp32 model moved to the CUDA card: cast, or quantised to 4 bits by way of a copy on disk that is deleted again."""
-    model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    """A merged fp32 model where it is to compute: cast onto the CUDA card if there is one, in fp32 on a CPU, or quantised to 4 bits.
+
+    Quantising goes by way of a copy in the folder `cache`, which is deleted again.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(torch.bfloat16 if device == "cuda" and precision == "bf16" else torch.float32)
     if not load_in_4bit:
-        return model.to("cuda")
-    quantization = quantization_config("cuda")
+        return model.to(device)
+    quantization, dtype = quantization_config(device, precision), model.dtype
     try:
         model.save_pretrained(cache, safe_serialization=True)
-        return read_weights({"name": cache.name, "source": str(cache)}, torch.bfloat16, quantization)
+        return read_weights({"name": cache.name, "source": str(cache)}, dtype, quantization)
     finally:
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -294,26 +342,26 @@ def weight_bytes(entry: dict, load_in_4bit: bool = False, precision: str = "bf16
 
 
 def training_memory(entry: dict, tuning: str = "lora", load_in_4bit: bool = False, trainable: int = 0, batch: int = 4, max_length: int = 1024,
-                    gradient_checkpointing: bool = False, precision: str = "bf16", optim: str = "adamw_torch") -> float:  # fmt: skip
-    """GiB of GPU memory that training takes on one card: weights + gradients + optimizer states + activations + 1 GiB for CUDA itself.
+                    gradient_checkpointing: bool = False, precision: str = "bf16", optim: str = "adamw_torch",
+                    target_modules: str | list[str] = "all-linear") -> float:  # fmt: skip
+    """GiB of GPU memory that training takes on one card, an estimate good to about a fifth: the sum of
 
+    weights: `weight_bytes` and 4 bytes per LoRA parameter (PEFT keeps adapters in fp32); all in fp32 where tuning is full.
+    gradients: 4 bytes per trained parameter. optimizer: two states of 4 bytes per trained parameter, of 1 byte with an 8-bit optimizer.
+    activations, per token (batch x max_length): KEPT_BYTES for every layer; with gradient checkpointing only each layer's input and one layer in
+    full; and 14 bytes per vocabulary entry for the logits (bf16, fp32 and their gradients). CUDA itself: 1 GiB.
     entry: of `model_entry`; trainable: LoRA's parameters (`count_trainable`), ignored where tuning is full.
-    weights: `weight_bytes`, and 4 bytes per LoRA parameter (PEFT keeps adapters in fp32). gradients: as wide as what is trained.
-    optimizer: two states per trained parameter as wide as it is, 1 byte each for an 8-bit optimizer. activations, per token: each layer keeps
-    2 bytes x (16 hidden + 5 intermediate) without gradient checkpointing; with it 2 bytes x hidden, and one layer in full; and the logits 14 bytes
-    per vocabulary entry (bf16, fp32, their gradients). bytes count double where precision is fp32.
     """
-    config, wide = meta_model(entry["name"]).config, 1 if precision == "bf16" else 2
-    weights = weight_bytes(entry, load_in_4bit, precision)
-    if tuning == "full":
-        trainable, width = parameter_count(entry["name"]), 2 * wide
-    else:
-        weights, width = weights + 4 * trainable, 4
-    states = trainable * 2 * (1 if "8bit" in optim else width)
-    layer = 2 * wide * (16 * config.hidden_size + 5 * config.intermediate_size)
-    kept = config.num_hidden_layers * 2 * wide * config.hidden_size + layer if gradient_checkpointing else config.num_hidden_layers * layer
+    config, full = meta_model(entry["name"]).config, tuning == "full"
+    trainable = parameter_count(entry["name"]) if full else trainable
+    weights = 4 * trainable if full else weight_bytes(entry, load_in_4bit, precision) + 4 * trainable
+    states = trainable * 2 * (1 if "8bit" in optim else 4)
+    by_hidden, by_intermediate = KEPT_BYTES[precision, "full" if full else "every" if target_modules == "all-linear" else "some"]
+    layer = by_hidden * config.hidden_size + by_intermediate * config.intermediate_size
+    inputs = config.num_hidden_layers * config.hidden_size * (2 if precision == "bf16" else 4)
+    kept = inputs + layer if gradient_checkpointing else config.num_hidden_layers * layer
     activations = batch * max_length * (kept + 14 * config.vocab_size)
-    return (weights + trainable * width + states + activations) / GIB + CUDA_GIB
+    return (weights + 4 * trainable + states + activations) / GIB + CUDA_GIB
 
 
 def training_hours(entry: dict, tokens: float, tuning: str = "lora", flops_per_second: float = 4e14, gradient_checkpointing: bool = False) -> float:

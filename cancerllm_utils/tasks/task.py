@@ -16,11 +16,13 @@ NOT_STATED = "not stated"
 UNPARSED = "unparsed"
 GRADE_SCHEMES = ("gleason", "grade_differentiation", "grade_fuhrman", "grade_who", "grade_bladder")
 
-# Alpaca's wording as the released CancerLLM code uses it; every model of the study reads this form.
+# Alpaca's wording as the released CancerLLM code uses it; data sets store it, and models.yaml says which models read it as it is.
 _ALPACA = (
     "Below is an instruction that describes a task, paired with an input that provides further context.\n\n"
     "### Instruction:\n{instruction}\n\n### Input:\n{context}\n\n### Response:\n"
 )
+
+PROMPT_FORMS = ("alpaca", "chat")  # as data sets store it; or the same words in the model's own chat template
 
 
 def task_names() -> list[str]:
@@ -47,6 +49,24 @@ def load_task(name: str) -> dict:
 def alpaca_prompt(instruction: str, context: str) -> str:
     """The Alpaca prompt, ending in "### Response:" and a line break (so the answer's first token never merges with the prompt's last)."""
     return _ALPACA.format(instruction=instruction, context=context)
+
+
+def model_prompt(prompt: str, tokenizer) -> str:
+    """A data set's Alpaca prompt in the form that the model reads: the one function for training and generation.
+
+    models.load_tokenizer notes the form in the tokenizer: alpaca, also where nothing is noted, leaves the prompt as it is; chat puts instruction and
+    input into the user's turn of the tokenizer's own chat template, up to where the assistant speaks. A start token that the template writes is taken off where the tokenizer
+    adds one itself, or there would be two.
+    """
+    if tokenizer.init_kwargs.get("prompt_form", "alpaca") == "alpaca":
+        return prompt
+    before, between, after = (_ALPACA.split("{instruction}")[0], "\n\n### Input:\n", "\n\n### Response:\n")
+    assert prompt.startswith(before) and prompt.endswith(after), "not a prompt in Alpaca form"
+    instruction, context = prompt[len(before) : -len(after)].split(between, 1)
+    turn = [{"role": "user", "content": f"{instruction}\n\n{context}"}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    adds_start = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(tokenizer.bos_token) if adds_start else text
 
 
 def question_context(sentences: str, question: str) -> str:
