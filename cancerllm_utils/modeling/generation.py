@@ -4,10 +4,12 @@ Prompts are sorted by length into batches whose composition is fixed by the data
 so a resumed run must meet the same neighbours. `batch_agreement` counts how many. How one batch is answered is in decoding.py.
 """
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +18,12 @@ import torch
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import checkpoints, models
 from cancerllm_utils.modeling.decoding import greedy_batch, rank_batch
+from cancerllm_utils.modeling.energy import measured_energy
+from cancerllm_utils.modeling.memory import measured_memory
 from cancerllm_utils.tasks.parse import parse
-from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task
+from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, model_prompt
+
+BACKENDS = ("transformers", "vllm")
 
 
 def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[int]]:
@@ -28,8 +34,8 @@ def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[
 
 
 def generate(model, tokenizer, prompts: list[str], max_new_tokens: int = 50, batch_size: int = 16) -> list[dict]:
-    """Greedy answers to `prompts`, in their order: dicts with prediction, new_tokens, stop_reason (eos|length), seconds."""
-    answers = [None] * len(prompts)
+    """Greedy answers to `prompts` (as data sets store them), in their order: dicts with prediction, new_tokens, stop_reason (eos|length), seconds."""
+    answers, prompts = [None] * len(prompts), [model_prompt(prompt, tokenizer) for prompt in prompts]
     for batch in length_batches(prompts, tokenizer, batch_size):
         for i, answer in zip(batch, greedy_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens), strict=True):
             answers[i] = answer
@@ -80,10 +86,24 @@ def answer_batch(model, tokenizer, prompts: list[str], candidates: list[str], ma
         raise UserError(f"batch_size {len(prompts)}: the card has too little memory for so many prompts at once. Set batch_size: {max(1, len(prompts) // 2)}.") from None
 
 
+def backend_of(name: str) -> Callable:
+    """The function that answers a batch of a plan: this module's own, or vLLM's."""
+    if name == "transformers":
+        return answer_batch
+    from cancerllm_utils.modeling import vllm_backend  # only where it is asked for
+
+    return vllm_backend.answer_batch
+
+
+def in_models_form(examples: list[dict], tokenizer) -> list[dict]:
+    """Examples whose prompts are as the model reads them: as stored, or in its own chat template (models.yaml, prompt)."""
+    return [{**example, "prompt": model_prompt(example["prompt"], tokenizer)} for example in examples]
+
+
 def answer_examples(model, tokenizer, examples: list[dict], values: dict[str, list[str]], decoding: str = "greedy", max_new_tokens: int = 50,
                     batch_size: int = 16) -> list[dict]:
     """Answers to examples (dicts with prompt and field), in their order, as `predict_file` would give them; `values` as there."""
-    answers = [None] * len(examples)
+    answers, examples = [None] * len(examples), in_models_form(examples, tokenizer)
     for batch, candidates in plan(examples, tokenizer, values, decoding, batch_size):
         for i, answer in zip(batch, answer_batch(model, tokenizer, [examples[i]["prompt"] for i in batch], candidates, max_new_tokens), strict=True):
             answers[i] = answer
@@ -114,48 +134,54 @@ def append_rows(path: Path, rows: list[dict]) -> None:
 
 def predict_file(model, tokenizer, in_path, out_path, model_identity: str, values: dict[str, list[str]] | None = None, decoding: str = "greedy",
                  max_new_tokens: int = 50, batch_size: int = 16, logging_seconds: float = 5.0, label: str = "",
-                 after_batch: Callable[[int], None] | None = None) -> dict:
+                 after_batch: Callable[[int], None] | None = None, backend: str = "transformers", energy: bool = False) -> dict:
     """Answers of a model to one data set file, in the file's order, one JSONL row each (ARCHITECTURE.md, predictions).
 
     values: the allowed answers per field, for parsing and for `decoding="rank"`. Rows are appended batch by batch to OUT.partial, which a
     later call with the same model_identity, data and parameters continues; OUT itself appears whole. An OUT of the same run is kept as it is.
-    after_batch is called with the number of batches done. Returns n, seconds, eos_share (of the greedy answers, None without), unparsed.
+    after_batch is called with the number of batches done. With backend vllm `model` is what vllm_backend.load gives. Returns n, seconds, eos_share (of
+    the greedy answers, None without), unparsed, peak_memory_gib, memory_of and energy_kwh (None where it was not asked for, not measured, or the file
+    was continued from an earlier call).
     """
     in_path, out_path, values = Path(in_path), Path(out_path), values or {}
     if not in_path.is_file():
         raise UserError(f"file {in_path}: missing. Run notebook 02_dataset_preparation with this task first.")
-    examples = [json.loads(line) for line in in_path.read_text(encoding="utf-8").splitlines()]
+    examples = in_models_form([json.loads(line) for line in in_path.read_text(encoding="utf-8").splitlines()], tokenizer)
     settings = {"model": model_identity, "data": models.sha256(in_path), "values": values, "decoding": decoding, "max_new_tokens": max_new_tokens,
                 "batch_size": batch_size, "precision": model.precision, "versions": models.library_versions()}
+    settings |= {} if backend == "transformers" else {"backend": backend, "backend_version": version(backend)}
     fingerprint, record = checkpoints.identity(settings), out_path.with_suffix(".run.json")
     if out_path.is_file() and record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
         return json.loads(record.read_text())["outcome"]
     out_path.parent.mkdir(parents=True, exist_ok=True)
     partial = out_path.with_name(out_path.name + ".partial")
     done = read_partial(partial, fingerprint)
+    continued = bool(done)
     if not partial.is_file():
         append_rows(partial, [{"fingerprint": fingerprint}])
-    begun = last = time.monotonic()
-    at_start, batches = len(done), plan(examples, tokenizer, values, decoding, batch_size)
-    for number, (positions, candidates) in enumerate(batches, 1):
-        batch = [examples[i] for i in positions]
-        missing = {example["example_id"] for example in batch} - set(done)
-        if missing:
-            answers = answer_batch(model, tokenizer, [example["prompt"] for example in batch], candidates, max_new_tokens)
-            rows = [finished_row(e, answer, values) for e, answer in zip(batch, answers, strict=True) if e["example_id"] in missing]
-            append_rows(partial, rows)
-            done |= {row["example_id"]: row for row in rows}
-        if after_batch:
-            after_batch(number)
-        now = time.monotonic()
-        if missing and (now - last >= logging_seconds or number == len(batches)):
-            rate = (len(done) - at_start) / max(now - begun, 1e-9)
-            print(f"{label or out_path.name}: {len(done)}/{len(examples)} answers  {rate:.1f}/s  {(len(examples) - len(done)) / rate:.0f} s left", flush=True)
-            last = now
+    batches, answer = plan(examples, tokenizer, values, decoding, batch_size), backend_of(backend)
+    with measured_memory() as memory, measured_energy() if energy else contextlib.nullcontext({"kwh": None}) as used:
+        begun = last = time.monotonic()
+        at_start = len(done)
+        for number, (positions, candidates) in enumerate(batches, 1):
+            batch = [examples[i] for i in positions]
+            missing = {example["example_id"] for example in batch} - set(done)
+            if missing:
+                answers = answer(model, tokenizer, [example["prompt"] for example in batch], candidates, max_new_tokens)
+                rows = [finished_row(e, found, values) for e, found in zip(batch, answers, strict=True) if e["example_id"] in missing]
+                append_rows(partial, rows)
+                done |= {row["example_id"]: row for row in rows}
+            if after_batch:
+                after_batch(number)
+            now = time.monotonic()
+            if missing and (now - last >= logging_seconds or number == len(batches)):
+                rate = (len(done) - at_start) / max(now - begun, 1e-9)
+                print(f"{label or out_path.name}: {len(done)}/{len(examples)} answers  {rate:.1f}/s  {(len(examples) - len(done)) / rate:.0f} s left", flush=True)
+                last = now
     rows = [done[example["example_id"]] for example in examples]
     greedy = [row["stop_reason"] for row in rows if row["stop_reason"]]
     outcome = {"n": len(rows), "seconds": round(sum(row["seconds"] for row in rows), 2), "unparsed": sum(row["parsed"] == UNPARSED for row in rows),
-               "eos_share": greedy.count("eos") / len(greedy) if greedy else None}
+               "eos_share": greedy.count("eos") / len(greedy) if greedy else None, **memory, "energy_kwh": None if continued else used["kwh"]}
     draft = out_path.with_name(f".{out_path.name}.draft")
     draft.unlink(missing_ok=True)
     append_rows(draft, rows)
@@ -181,24 +207,47 @@ def allowed_answers(run_dir, task: str) -> dict[str, list[str]]:
     return {field: values[field] + refusal for field in load_task(task)["fields"] if values.get(field)}
 
 
-def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: list[str], decoding: str = "greedy", max_new_tokens: int = 50,
-                  batch_size: int = 16, precision: str = "auto", logging_seconds: float = 5.0) -> pd.DataFrame:
-    """Predictions of one stage (`base` or a tuned one) for every task and test set: predictions/<model>/<stage>/<task>.<test set>.jsonl.
-
-    Returns one row per file: model, stage, task, split, n, seconds, eos_share, unparsed. Files of the same model, data and parameters are kept.
-    """
-    entry = models.model_entry(model)
+def load_network(run_dir, model: str, stage: str, precision: str = "auto", backend: str = "transformers") -> tuple:
+    """(network, tokenizer, identity of its weights) of one stage, `base` or a tuned one; with backend vllm the network is vllm_backend's engine."""
+    entry, network = models.model_entry(model), None
     if stage == "base":
-        network, tokenizer, identity = models.load_model(model, precision), models.load_tokenizer(model), models.base_revision(model)
+        tokenizer, identity = models.load_tokenizer(model), models.base_revision(model)
+        if backend == "transformers":
+            network = models.load_model(model, precision)
     else:
         network, tokenizer, card = models.load_stage(models.stage_dir(run_dir, entry, stage), precision)
         identity = " ".join([card["base_revision"], *(item["sha256"] for item in card["adapters_before"]), card["adapter_sha256"]])
+    if backend == "vllm":
+        from cancerllm_utils.modeling import vllm_backend
+
+        network = vllm_backend.load(entry, network, tokenizer, precision, Path(run_dir) / "cache" / f"vllm-{entry['name']}-{stage}")
+    return network, tokenizer, identity
+
+
+def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: list[str], decoding: str = "greedy", max_new_tokens: int = 50,
+                  batch_size: int = 16, precision: str = "auto", logging_seconds: float = 5.0, backend: str = "transformers",
+                  energy: bool = False) -> pd.DataFrame:
+    """Predictions of one stage (`base` or a tuned one) for every task and test set: predictions/<model>/<stage>/<task>.<test set>.jsonl.
+
+    backend vllm needs that library and a CUDA card, decodes greedily only and puts its own batches together (batch_size is not used); energy asks
+    codecarbon, where it is installed. Returns one row per file: model, stage, task, split and what predict_file returns. Files of the same model, data
+    and parameters are kept.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend {backend}: unknown. Use {' or '.join(BACKENDS)}.")
+    if backend == "vllm":
+        from cancerllm_utils.modeling import vllm_backend
+
+        vllm_backend.check(decoding)
+        batch_size = vllm_backend.BATCH_SIZE
+    entry = models.model_entry(model)
+    network, tokenizer, identity = load_network(run_dir, model, stage, precision, backend)
     rows = []
     for task in tasks:
         for split in test_sets:
             name = f"{task}.{split}.jsonl"
             outcome = predict_file(network, tokenizer, Path(run_dir) / "datasets" / task / f"{split}.jsonl",
                                    Path(run_dir) / "predictions" / entry["name"] / stage / name, identity, allowed_answers(run_dir, task),
-                                   decoding, max_new_tokens, batch_size, logging_seconds, f"{entry['name']} {stage} {task}.{split}")
+                                   decoding, max_new_tokens, batch_size, logging_seconds, f"{entry['name']} {stage} {task}.{split}", backend=backend, energy=energy)
             rows.append({"model": entry["name"], "stage": stage, "task": task, "split": split, **outcome})
     return pd.DataFrame(rows)

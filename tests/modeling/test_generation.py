@@ -1,13 +1,16 @@
 """Decoding: left padding, batches, the end token, ranking, and a killed run that goes on."""
 
+import copy
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import decoding, generation, models
+from cancerllm_utils.modeling import decoding, generation, models, vllm_backend
 
 PROMPTS = [f"Specimen {i}: {'right ' * (i % 5)}lung. " * (1 + i % 4) + "### Response:\n" for i in range(10)]
 
@@ -53,23 +56,34 @@ def released_loop(model, tokenizer, prompts, n):
     return answers
 
 
-def test_answers_equal_those_of_the_one_prompt_loop_also_where_rows_end_early(tiny):
-    """Shared beginning, chunks, buffers and rows that leave the batch change no answer: 40 prompts, some of which end after few tokens."""
-    model, tokenizer = tiny
+@pytest.fixture(scope="module")
+def stopping(tiny):
+    """The model with an end token made likely enough that answers end anywhere between the first and the last token, or not at all; and 40 prompts."""
+    model = copy.deepcopy(tiny[0])
+    head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=True)
+    head.weight.data, head.bias.data = model.lm_head.weight.data.clone(), torch.zeros(model.config.vocab_size)
+    head.bias.data[tiny[1].eos_token_id] = 3.5
+    model.lm_head = head
     prompts = [f"Read the note.\n\n### Input:\nSpecimen {i}: {'left lung, ' * (i % 7)}{i * i} cm. {'Margins clear. ' * (i % 5)}\n\n### Response:\n" for i in range(40)]
-    free = [tokenizer(answer["prediction"])["input_ids"][1:] for answer in generation.generate(model, tokenizer, prompts, 8, 40)]
-    old = tokenizer.eos_token
-    # an end token that the model does write: the one that ends most answers early, but not all
-    counts = {token: sum(token in ids for ids in free) for ids in free for token in ids}
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(counts, key=lambda token: (abs(counts[token] - 25), token)))
-    try:
-        expected = released_loop(model, tokenizer, prompts, 8)
-        assert {stop for _, _, stop in expected} == {"eos", "length"} and len({n for _, n, _ in expected}) > 3
-        for size in (1, 7, 40):
-            found = generation.generate(model, tokenizer, prompts, 8, size)
-            assert [(a["prediction"], a["new_tokens"], a["stop_reason"]) for a in found] == expected
-    finally:
-        tokenizer.eos_token = old
+    return model, tiny[1], prompts
+
+
+def test_answers_equal_those_of_the_one_prompt_loop_also_where_rows_end_early(stopping):
+    """Shared beginning, chunks, buffers and rows that leave the batch change no answer."""
+    model, tokenizer, prompts = stopping
+    expected = released_loop(model, tokenizer, prompts, 8)
+    assert {stop for _, _, stop in expected} == {"eos", "length"} and len({n for _, n, _ in expected}) > 4
+    for size in (1, 7, 40):
+        found = generation.generate(model, tokenizer, prompts, 8, size)
+        assert [(a["prediction"], a["new_tokens"], a["stop_reason"]) for a in found] == expected
+
+
+def test_finished_rows_leave_the_batch(stopping, monkeypatch):
+    model, tokenizer, prompts = stopping
+    sizes, kept = [], decoding.Shelf.kept
+    monkeypatch.setattr(decoding.Shelf, "kept", lambda shelf, rows: sizes.append((len(rows), int(rows.sum()))) or kept(shelf, rows))
+    generation.generate(model, tokenizer, prompts, 8, 40)
+    assert sizes and all(after <= before / 2 for before, after in sizes)
 
 
 def test_chunks_do_not_change_answers(tiny, monkeypatch):
@@ -245,3 +259,94 @@ def test_examples_are_answered_as_in_a_file(tiny, tiny_run):
 def test_unknown_decoding_is_refused(tiny, tiny_run):
     with pytest.raises(UserError, match="greedy or rank"):
         predict(tiny, tiny_run, "out.jsonl", decoding="beam")
+
+
+@pytest.fixture
+def fake_vllm(tiny, monkeypatch):
+    """A module with the two classes of vLLM that are used, answering with this project's own model; what it was called with is kept."""
+    model = tiny[0]
+    calls = []
+
+    class SamplingParams:
+        def __init__(self, temperature, max_tokens, stop_token_ids):
+            assert temperature == 0.0
+            self.max_tokens, self.stop = max_tokens, stop_token_ids
+
+    class LLM:
+        def __init__(self, **settings):
+            calls.append(settings)
+
+        def generate(self, prompts, params, use_tqdm):
+            outputs = []
+            for prompt in prompts:
+                ids = torch.tensor([prompt["prompt_token_ids"]])
+                new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=params.max_tokens, do_sample=False, eos_token_id=params.stop)[0, ids.shape[1] :].tolist()
+                reason = "stop" if new[-1] in params.stop else "length"
+                outputs.append(types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=tuple(new), finish_reason=reason)]))
+            return outputs
+
+    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
+    monkeypatch.setattr(generation, "version", lambda name: "0.0")
+    return calls
+
+
+def test_vllm_gives_the_same_rows(tiny, tiny_run, tiny_model_dir, fake_vllm):
+    engine = vllm_backend.load({"source": tiny_model_dir}, None, tiny[1], "fp32", tiny_run / "cache")
+    assert fake_vllm[0]["dtype"] == "float32" and fake_vllm[0]["trust_remote_code"] is False and engine.limit == 512
+    predict(tiny, tiny_run, "ours.jsonl")
+    predict((engine, tiny[1]), tiny_run, "theirs.jsonl", backend="vllm")
+    assert without_seconds(tiny_run / "theirs.jsonl") == without_seconds(tiny_run / "ours.jsonl")
+    settings = json.loads((tiny_run / "theirs.run.json").read_text())["settings"]
+    assert settings["backend"] == "vllm" and "backend" not in json.loads((tiny_run / "ours.run.json").read_text())["settings"]
+
+
+def test_vllm_reads_a_tuned_stage_merged_and_leaves_no_copy(tiny, tmp_path, fake_vllm):
+    network = copy.deepcopy(tiny[0])
+    vllm_backend.load({"source": "not used"}, network, tiny[1], "auto", tmp_path / "cache" / "merged")
+    assert fake_vllm[0]["model"] == str(tmp_path / "cache" / "merged") and not (tmp_path / "cache" / "merged").exists()
+    assert next(network.parameters()).device.type == "meta"
+
+
+def test_vllm_says_when_a_prompt_leaves_no_room(tiny, tmp_path, tiny_model_dir, fake_vllm):
+    engine = vllm_backend.load({"source": tiny_model_dir}, None, tiny[1], "fp32", tmp_path)
+    with pytest.raises(UserError, match="Lower context_tokens"):
+        vllm_backend.answer_batch(engine, tiny[1], ["lung " * 600], [], 5)
+
+
+def test_what_vllm_cannot_do_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails as where it is not installed
+    with pytest.raises(UserError, match="pip install vllm"):
+        generation.predict_stage(tmp_path, "tiny_base", "base", [], [], backend="vllm")
+    with pytest.raises(UserError, match="decoding rank"):
+        generation.predict_stage(tmp_path, "tiny_base", "base", [], [], decoding="rank", backend="vllm")
+    with pytest.raises(UserError, match="transformers or vllm"):
+        generation.predict_stage(tmp_path, "tiny_base", "base", [], [], backend="llama.cpp")
+
+
+def test_a_models_own_chat_form_reaches_the_model(tiny, tiny_run, monkeypatch):
+    """models.yaml may ask for the tokenizer's chat template: then the batch holds prompts in that form and the rows stay the same."""
+    model, tokenizer = tiny
+    seen = []
+    monkeypatch.setattr(generation, "model_prompt", lambda prompt, tokenizer: "asked: " + prompt)
+    monkeypatch.setattr(generation, "greedy_batch", lambda m, t, prompts, n: seen.extend(prompts) or decoding.greedy_batch(m, t, prompts, n))
+    predict(tiny, tiny_run, "out.jsonl")
+    generation.generate(model, tokenizer, PROMPTS[:2], 2)
+    assert len(seen) == 26 and all(prompt.startswith("asked: ") for prompt in seen)
+
+
+def test_memory_and_energy_of_a_file_are_written_beside_it(tiny, tiny_run, monkeypatch):
+    class Meter:
+        def __enter__(self):
+            return {"kwh": 0.25}
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(generation, "measured_energy", Meter)
+    outcome = predict(tiny, tiny_run, "out.jsonl", energy=True)
+    assert outcome["energy_kwh"] == 0.25 and outcome["peak_memory_gib"] > 0.05 and outcome["memory_of"] in ("whole process", "tensors on the card")
+    assert json.loads((tiny_run / "out.run.json").read_text())["outcome"] == outcome
+    with pytest.raises(Killed):
+        predict(tiny, tiny_run, "torn.jsonl", stop_after(2))
+    assert predict(tiny, tiny_run, "torn.jsonl", energy=True)["energy_kwh"] is None  # of a part only: no number rather than a wrong one
+    assert predict(tiny, tiny_run, "plain.jsonl")["energy_kwh"] is None
