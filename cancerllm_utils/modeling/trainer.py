@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import prepare_model_for_kbit_training
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -56,8 +57,9 @@ class NotesTrainer(SFTTrainer):
         return batches, trained_tokens
 
     def _get_grad_norm(self, model, grad_norm=None):
-        self.guard.norm = super()._get_grad_norm(model, grad_norm)  # the engine's own norm, whole where the weights are sharded
-        return self.guard.norm
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.guard.norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of sharded weights each process knows a part
+        return norm
 
     def _run_epoch(self, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed from the last step of a part of an epoch: the Trainer would add a step
