@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from cancerllm_utils.corpus.identifiers_addresses import addresses, city, led_address, named_parts, named_place, named_street, street
-from cancerllm_utils.corpus.identifiers_names import institutions, rules, windows_of
+from cancerllm_utils.corpus.identifiers_names import institutions, rules, windows_by_gate
 from cancerllm_utils.corpus.identifiers_persons import persons
 from cancerllm_utils.corpus.identifiers_planted import KINDS, planted
 from cancerllm_utils.errors import UserError
@@ -46,7 +46,9 @@ def find(text: str) -> list[dict]:
     if len(lower) != len(text):  # a few letters have a longer lower case; positions must hold
         lower = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     named = persons(text)
-    candidates = pattern_candidates(text, lower) + addresses(text, lower) + institutions(text, lower) + named
+    windows = windows_by_gate(text, lower)
+    candidates = pattern_candidates(text, lower, windows) + institutions(text, lower, windows["institution"]) + named
+    candidates += addresses(text, windows["parts"] + windows["street"] + windows["spelled"])
     # A number directly behind a name is the person's record: "NAME, GIVEN (1234567)".
     for _, _, end, _ in named:
         if match := BEHIND_NAME.match(text, end):
@@ -54,16 +56,14 @@ def find(text: str) -> list[dict]:
     return without_overlap(text, candidates)
 
 
-def pattern_candidates(text: str, lower: str) -> list[tuple]:
-    """(score, start, end, kind) of every pattern of identifiers.yaml that its check accepts."""
-    found, windows = [], {None: [(0, len(text))]}
+def pattern_candidates(text: str, lower: str, windows: dict) -> list[tuple]:
+    """(score, start, end, kind) of every pattern of identifiers.yaml that its check accepts, within the windows of its gate."""
+    found, whole = [], [(0, len(text))]
     for rule in rules()["patterns"]:
-        near = rule.get("near")
-        if near not in windows:
-            windows[near] = windows_of(rules()["gates"][near], text, lower)
-        if not windows[near] or ("needs" in rule and not any(needed in lower for needed in rule["needs"])):
+        near = windows[rule["near"]] if "near" in rule else whole
+        if not near or ("needs" in rule and not any(needed in lower for needed in rule["needs"])):
             continue
-        for low, high in windows[near]:
+        for low, high in near:
             for match in rule["compiled"].finditer(text, low, high):
                 if "check" in rule and not CHECKS[rule["check"]](match):
                     continue

@@ -2,9 +2,10 @@
 
 import re
 
-from cancerllm_utils.corpus.identifiers_names import known_word, rules, windows_of
+from cancerllm_utils.corpus.identifiers_names import known_word, rules
 
 SURE = 0.94  # score of an address in several parts
+WEIGHTS = {"sure": 2, "road": 1, "unsure": 1, "bare": 0}
 MONTH = re.compile(r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?:[a-z]{0,2}ary|ch|il|e|y|ust|tember|ober|ember|t)?\.?$", re.IGNORECASE)
 # A street of ordinary words with its number: other words for a street are ordinary words of a report too (view, green, walk).
 NUMBERED = re.compile(r"\d{1,5}\w?,? [A-Z][^,\n]* (?i:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|way|close|terrace|parkway|crescent|highway|gardens|circle|grove)\b")
@@ -14,20 +15,20 @@ BOXED = re.compile(r"\b(?:box|rr|r\.r\.|route|highway|hwy|rural|delivery)\b", re
 PLACE_OF_CARE = re.compile(r"\b(?:hospitals?|clinic|infirmary|medical|cent(?:er|re)|laborator(?:y|ies)|university|health|surgery|practice|institute)\b", re.IGNORECASE)
 
 
-def addresses(text: str, lower: str) -> list[tuple]:
-    """(score, start, end, "address") of every chain of parts that together say where someone lives.
+def addresses(text: str, windows: list[tuple]) -> list[tuple]:
+    """(score, start, end, "address") of every chain of parts within the windows that together say where someone lives.
 
     A sure part (a number and a street, a box, a post code with letters) counts 2, an unsure one (a house or street by its name, a floor, a quarter, a
-    county) 1, a town 0; a chain needs 2 and a name.
+    county) 1, a town and the number of a door 0; a chain needs 2 and a name.
     """
     parts, found, known = rules()["parts"], [], 0
-    for low, high in sorted(windows_of(rules()["gates"]["parts"], text, lower) + windows_of(rules()["gates"]["street"], text, lower)):
+    for low, high in sorted(windows):
         low = max(low, known)  # no part is read twice
         while low < high and (match := parts.search(text, low, high)):
             if STATE.fullmatch(match[0]) or ordinary(match[0]):  # begins no address
                 low = match.end()
                 continue
-            start, sure, count, road = match.start(), 1 + (match.lastgroup == "sure"), 1, match.lastgroup == "road"
+            start, sure, count, road = match.start(), WEIGHTS[match.lastgroup], 1, match.lastgroup == "road"
             last = end = match.end()
             while step := next_part(text, last):
                 last, sure, count = step[0], sure + step[1], count + 1
@@ -49,7 +50,7 @@ def next_part(text: str, end: int) -> tuple[int, int] | None:
     if match := rules()["parts"].match(text, between.end()):
         if WORD_AND_STATE.match(text, match.start()) or ordinary(match[0]):
             return None
-        return match.end(), 1 + (match.lastgroup == "sure")
+        return match.end(), WEIGHTS[match.lastgroup]
     if between[0] != " " and (match := rules()["town"].match(text, between.end())):
         words = list(re.finditer(r"\S+", match[0]))
         while words and known_word(words[-1][0]) and match[0].isupper():

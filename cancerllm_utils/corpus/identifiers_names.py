@@ -21,6 +21,10 @@ def rules() -> dict:
     here = Path(__file__)
     raw = yaml.load(here.with_name("identifiers.yaml").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     for rule in [*raw["patterns"], *raw["gates"].values()]:
+        if "words" in rule:
+            rule["words"] = re.compile(with_fragments(rule["words"], raw["fragments"]))
+        if "pattern" not in rule:
+            continue
         flags = re.IGNORECASE if rule.get("flags") == "i" else 0
         rule["compiled"] = re.compile(with_fragments(rule["pattern"], raw["fragments"]), flags)
         if "unless" in rule:
@@ -36,7 +40,8 @@ def rules() -> dict:
     raw["credential"] = re.compile(rf"[ ]*,?[ ]*{person['credentials']}(?!\.?\w|\s?:)")
     raw["state"] = re.compile(rf",?\s(?:(?i:{raw['fragments']['states']})|{raw['fragments']['state_dotted']}|(?!MD|PA|DO){raw['fragments']['state_short']})(?!\w)")
     parts = raw["fragments"] | raw["address_parts"]
-    raw["parts"] = re.compile(rf"(?<![\w/.-])(?:(?P<sure>{with_fragments('{sure}', parts)})|(?P<road>{with_fragments('{road}', parts)})|(?P<unsure>{with_fragments('{unsure}', parts)}))(?!\w)")
+    kinds = "|".join(f"(?P<{name}>{with_fragments('{' + name + '}', parts)})" for name in ("sure", "road", "unsure", "bare"))
+    raw["parts"] = re.compile(rf"(?<![\w/.-])(?:{kinds})(?!\w)")
     raw["between"], raw["town"] = re.compile(parts["between"]), re.compile(with_fragments(r"(?:(?i:the|near|nr\.?|opp\.?|opposite|behind|next[ ]to|beside|adjacent[ ]to)[ ])?{ns}(?:[ ](?:\d{4,5}(?:-\d{4})?|\d{1,2}[A-Z]?(?=\s*(?:[,.;\n]|$))))?(?!\w)", parts))
     raw["town_before"] = re.compile(with_fragments(r"(?<![\w.,-] )(?<!\w)(?P<town>(?:(?i:the)[ ])?{n}(?:[ ]{n})?(?:,[ ]{n}(?:[ ]{n})?)?),[ ]$", parts))
     raw["code_alone"] = re.compile(r"(?:[A-Z][\w'’-]+,?[ ])*[A-Z]\w{1,3}[ -]?\w{3,4}")
@@ -59,12 +64,31 @@ def with_fragments(pattern: str, fragments: dict) -> str:
     return pattern
 
 
-def windows_of(gate: dict, text: str, lower: str) -> list[tuple]:
-    """(start, end) of the stretches around the matches of a gate, joined where they touch."""
+WORD = re.compile(r"[^\W\d_]+")
+
+
+@lru_cache(maxsize=200_000)
+def gates_of(word: str) -> tuple[str, ...]:
+    """The gates that a word in lower case opens."""
+    return tuple(name for name, gate in rules()["gates"].items() if "words" in gate and gate["words"].match(word))
+
+
+def windows_by_gate(text: str, lower: str) -> dict[str, list[tuple]]:
+    """For every gate, (start, end) of the stretches around what opens it. The words of a note are looked up once for all gates: that is the gate's speed."""
+    opened = {}
+    for match in WORD.finditer(lower):
+        for name in gates_of(match[0]):
+            opened.setdefault(name, []).append(match)
+    return {name: windows_of(gate, opened.get(name, []), text, lower) for name, gate in rules()["gates"].items()}
+
+
+def windows_of(gate: dict, opened: list[re.Match], text: str, lower: str) -> list[tuple]:
+    """(start, end) of the stretches around the words and the matches of the pattern that open a gate, joined where they touch."""
     windows = []
-    if "needs" in gate and not any(needed in lower for needed in gate["needs"]):
-        return windows
-    for match in gate["compiled"].finditer(lower if "lower" in gate else text):
+    if "pattern" in gate and ("needs" not in gate or any(needed in lower for needed in gate["needs"])):
+        matches = gate["compiled"].finditer(lower if "lower" in gate else text)
+        opened = sorted([*opened, *matches], key=re.Match.start) if opened else matches
+    for match in opened:
         low, high = max(0, match.start() - gate["before"]), match.end() + gate["behind"]
         if "capital" in gate and not text[match.start()].isupper():
             continue
@@ -86,10 +110,10 @@ def windows_of(gate: dict, text: str, lower: str) -> list[tuple]:
 # ---------------------------------------------------------------- institutions
 
 
-def institutions(text: str, lower: str) -> list[tuple]:
-    """(score, start, end, "institution"): a proper name with a head such as Hospital behind it, or "University of" before it."""
+def institutions(text: str, lower: str, windows: list[tuple]) -> list[tuple]:
+    """(score, start, end, "institution") within the windows: a proper name with a head such as Hospital behind it, or "University of" before it."""
     found = []
-    for low, high in windows_of(rules()["gates"]["institution"], text, lower):
+    for low, high in windows:
         for match in rules()["heads"].finditer(text, low, high):
             if (
                 (match[0][0].isupper() or match[0].lower().startswith("and p"))
