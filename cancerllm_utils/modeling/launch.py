@@ -112,10 +112,14 @@ def in_processes(function: str, num_processes: int, arguments: dict, accelerate_
         call, answer = Path(folder) / "call.json", Path(folder) / "answer.json"
         call.write_text(json.dumps({"function": function, "num_processes": num_processes, "arguments": arguments}, default=str))
         starting = command(config, num_processes, ["-m", "cancerllm_utils.modeling.launch", str(call), str(answer)])
-        with subprocess.Popen(starting, cwd=paths.ROOT, env=environment(num_processes), stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent) as process:
+        messages = Path(folder) / "messages.txt"  # the launcher's own, a traceback for every process that stops: shown only where nothing else explains the end
+        with open(messages, "w") as errors, subprocess.Popen(starting, cwd=paths.ROOT, env=environment(num_processes), stdout=subprocess.PIPE, stderr=errors,
+                                                             text=True, preexec_fn=end_with_parent) as process:
             for line in process.stdout:
                 print(line, end="", flush=True)
         outcome = json.loads(answer.read_text()) if answer.is_file() else {}
+        if not outcome:
+            print(messages.read_text(errors="replace")[-5000:])
     if "error" in outcome:
         raise UserError(outcome["error"])
     if "smaller" in outcome:
