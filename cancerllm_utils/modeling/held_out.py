@@ -4,6 +4,8 @@ Rows of results/cpt.csv: model, stage, when (before | during | after), step, spl
 n_notes, and in the rows `after` the change of the loss since `before` with its 95 % interval (change, change_low, change_high).
 """
 
+import time
+
 import numpy as np
 import pandas as pd
 from transformers import TrainerCallback
@@ -56,8 +58,10 @@ class MeasureDuring(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % state.save_steps == 0 and state.global_step < state.max_steps:  # the end is measured on the whole sample
-            for name, losses in measure(model, self.tokenizer, self.small, self.max_length, f"step {state.global_step}").items():
-                state.log_history.append({"step": state.global_step, "held_out": name, **mean_loss(losses)})
+            begun = time.monotonic()
+            found = measure(model, self.tokenizer, self.small, self.max_length, f"step {state.global_step}")
+            spent = (time.monotonic() - begun) / max(1, len(found))
+            state.log_history += [{"step": state.global_step, "held_out": name, "seconds": spent, **mean_loss(losses)} for name, losses in found.items()]
 
 
 def small_samples(held_out: dict[str, pd.DataFrame], before: dict[str, dict], max_tokens: int) -> dict[str, pd.DataFrame]:

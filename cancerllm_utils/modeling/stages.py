@@ -2,19 +2,14 @@
 
 import fcntl
 import json
-import resource
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from cancerllm_utils.modeling import launch, models
 from cancerllm_utils.modeling.trainer import learning_curve
 from cancerllm_utils.tasks.task import load_task, prompt_hash
-
-WHOLE = "model.safetensors"  # all weights of a fully tuned stage, in one file
 
 TRAINING_COLUMNS = [
     "model", "stage", "tuning", "preset", "lora_r", "trainable_parameters", "train_rows", "tokens", "trained_tokens", "steps", "seconds",
@@ -48,7 +43,7 @@ def save_stage(trainer, run_dir: Path, entry: dict, stage: str, before: list[dic
     card = {
         "format": 1, "model": entry["name"], "stage": stage, "tuning": settings["tuning"], "base": settings["model"],
         "base_revision": models.base_revision(settings["model"], model), "adapters_before": [] if full else before, "trained_from": before,
-        "adapter_sha256": models.sha256(draft / (WHOLE if full else models.ADAPTER)), "precision": place["precision"],
+        "adapter_sha256": models.sha256(draft / (models.WHOLE if full else models.ADAPTER)), "precision": place["precision"],
         "load_in_4bit": settings["load_in_4bit"], "prompt": entry["prompt"], "prompt_hash": {task: prompt_hash(load_task(task)) for task in tasks},
         "tasks": tasks, "fields": {task: data.get("fields", {}).get(task, []) for task in tasks},
         "context_tokens": data.get("context_tokens"), "corpus": data.get("corpus"), "datasets": data,
@@ -89,7 +84,7 @@ def curve_table(trainer, entry: dict, stage: str) -> pd.DataFrame:
     return pd.DataFrame([{"model": entry["name"], "stage": stage, **point} for point in learning_curve(trainer)], columns=columns)
 
 
-def training_table(trainer, entry: dict, stage: str, settings: dict, place: dict, done: dict, energy_kwh) -> pd.DataFrame:
+def training_table(trainer, entry: dict, stage: str, settings: dict, place: dict, done: dict, memory: dict, energy_kwh) -> pd.DataFrame:
     """The stage's one row of results/training.csv (TRAINING_COLUMNS).
 
     tokens: all that were seen, padding apart, of which trained_tokens carried loss; peak_memory_gib: of the main process, as `memory_of` says; energy_kwh: empty without codecarbon.
@@ -97,22 +92,8 @@ def training_table(trainer, entry: dict, stage: str, settings: dict, place: dict
     adapter = None if settings["tuning"] == "full" else trainer.accelerator.unwrap_model(trainer.model).peft_config["default"]
     row = {"model": entry["name"], "stage": stage, "tuning": settings["tuning"], "preset": settings.get("preset", ""), "lora_r": adapter and adapter.r,
            "device": place["device"], "precision": place["precision"],
-           "num_processes": settings["num_processes"], "energy_kwh": energy_kwh, **peak_memory(place["device"])}
+           "num_processes": settings["num_processes"], "energy_kwh": energy_kwh, **memory}
     return pd.DataFrame([row | {key: done[key] for key in TRAINING_COLUMNS if key in done}], columns=TRAINING_COLUMNS)
-
-
-def reset_peak_memory(device: str) -> None:
-    """Forget what was allocated on the card before; a process's own peak cannot be reset."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory(device: str) -> dict:
-    """peak_memory_gib and memory_of: `tensors on the card` (allocated by torch) or, on a CPU, `whole process` (with Python and the libraries)."""
-    if device == "cuda":
-        return {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "memory_of": "tensors on the card"}
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return {"peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2), "memory_of": "whole process"}
 
 
 def count(model) -> int:

@@ -14,7 +14,8 @@ from cancerllm_utils.modeling import held_out, launch, models, stages, training_
 from cancerllm_utils.modeling.energy import measured_energy
 from cancerllm_utils.modeling.general_text import general_texts
 from cancerllm_utils.modeling.guards import smaller_batches_if_needed
-from cancerllm_utils.modeling.trainer import make_trainer, train
+from cancerllm_utils.modeling.memory import measured_memory
+from cancerllm_utils.modeling.trainer import make_trainer, quiet, train
 
 # The paper describes a fresh adapter on q and v; in the released script TRL ignores that and goes on training the CPT adapter (PAPER.md).
 PRESETS = {
@@ -52,6 +53,7 @@ def continue_pretraining(
     settings = {k: v for k, v in arguments.items() if k != "run_dir"} | {"packing": True}
     check_tuning(settings)
     run_dir, entry, place = Path(run_dir), models.model_entry(model), models.device_and_precision(precision)
+    quiet()
     notes, tokenizer = training_data.read_notes(run_dir), models.load_tokenizer(model)
     network = models.load_model(model, "fp32" if tuning == "full" else precision, load_in_4bit)
     texts = held_out.sampled_notes(notes, eval_splits, tokenizer, eval_tokens, seed)
@@ -116,22 +118,22 @@ def run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before,
     """What both kinds of stage share: measure, train, measure again, write the stage and its rows in the result files."""
     texts, max_length, during = notes | general, settings["max_length"], settings.get("during_tokens", 0)
     first = held_out.measure(network, tokenizer, texts, max_length, "before")
-    stages.reset_peak_memory(place["device"])
     trainer = make_trainer(network, tokenizer, rows, dev_rows, stages.checkpoint_dir(run_dir, entry, stage), settings, place, f"{entry['name']} {stage}",
                            run_identity, config)
     watched = [*list(notes)[:1], *general]
     trainer.add_callback(held_out.MeasureDuring(held_out.small_samples(texts, {name: first[name] for name in watched if name in first}, during), tokenizer, max_length))
-    with measured_energy() as energy:
+    with measured_energy() as energy, measured_memory(0.2) as memory:
         done = train(trainer, run_identity)
     last = held_out.measure(trainer.model, tokenizer, texts, max_length, "after")
 
     history = [point for point in trainer.state.log_history if "held_out" in point]
     scores = held_out.score_table(entry["name"], stage, texts, first, last, history, done["steps"], during, watched)
+    done["seconds"] = round(done["seconds"] - sum(point["seconds"] for point in history), 1)  # training alone
     done |= {"trainable_parameters": stages.count(trainer.model), "train_rows": len(rows), "tokens_per_second": round(done["tokens"] / max(done["seconds"], 0.1), 1)}
     if dev_rows:
         done |= {"dev_loss": trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     tables = {"scores": scores, "curve": stages.curve_table(trainer, entry, stage),
-              "training": stages.training_table(trainer, entry, stage, settings, place, done, energy["kwh"])}
+              "training": stages.training_table(trainer, entry, stage, settings, place, done, memory, energy["kwh"])}
     done["model_dir"] = str(stages.save_stage(trainer, run_dir, entry, stage, before, settings, place, done))
     if trainer.is_world_process_zero():
         stages.write_results(run_dir, **tables)
@@ -148,7 +150,7 @@ def adapter_settings(given: dict) -> dict:
 
 
 def preset_table(model: str, **given) -> pd.DataFrame:
-    """What each preset and this run train: settings and number of trained parameters on `model` and on the paper's base, counted from shapes.
+    """What each preset and this run train: settings and number of trained parameters, on `model` and (presets) on the paper's base, from shapes.
 
     `given`: preset, tuning, lora_r, lora_alpha, lora_dropout, target_modules of this run. No weights are read.
     """
@@ -158,10 +160,10 @@ def preset_table(model: str, **given) -> pd.DataFrame:
     for name, chosen in rows.items():
         modules = chosen["target_modules"]
         counts = {base: models.parameter_count(base) if chosen["tuning"] == "full" else models.count_trainable(base, chosen["lora_r"], modules)
-                  for base in dict.fromkeys([model, PAPER_BASE])}
+                  for base in ([model] if name == "this run" else dict.fromkeys([model, PAPER_BASE]))}
         table.append({"": name, "tuning": chosen["tuning"], "r": chosen["lora_r"], "alpha": chosen["lora_alpha"], "dropout": chosen["lora_dropout"],
                       "layers": modules if isinstance(modules, str) else ", ".join(modules), **{f"trained on {Path(base).name}": n for base, n in counts.items()}})
-    return pd.DataFrame(table).set_index("")
+    return pd.DataFrame(table).set_index("").convert_dtypes()
 
 
 def preset_shapes(model: str) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.tasks.task import model_prompt
 
 IGNORED = -100  # the label of a token that carries no loss
 CHUNK = 1000  # notes that are tokenised at once
@@ -103,14 +104,16 @@ def read_examples(run_dir: Path, tasks: list[str], split: str) -> list[dict]:
 def example_rows(examples: list[dict], tokenizer, max_length: int, completion_only_loss: bool = True, train_on_eos: bool = True) -> list[dict]:
     """One row per prompt/completion example: `input_ids`, `labels` (-100 where no loss), `example_id`.
 
-    The whole is tokenised as one string, as at generation, and the prompt's tokens must be its beginning. `train_on_eos=False` and
-    `completion_only_loss=False` together are the released code's behaviour. A row longer than `max_length` would lose its answer, so it is
-    left out and counted; more than 5 % of them is an error of the data set and stops the run.
+    The prompt is put into the form that the model reads (tasks.task.model_prompt), the whole is tokenised as one string, as at generation,
+    and the prompt's tokens must be its beginning. `train_on_eos=False` and `completion_only_loss=False` together are the released code's
+    behaviour. A row longer than `max_length` would lose its answer, so it is left out and counted; more than 5 % of them is an error of the
+    data set and stops the run.
     """
     if not examples:
         return []
-    prompts = tokenizer([e["prompt"] for e in examples])["input_ids"]
-    wholes = tokenizer([e["prompt"] + e["completion"] for e in examples])["input_ids"]
+    forms = [model_prompt(e["prompt"], tokenizer) for e in examples]
+    prompts = tokenizer(forms)["input_ids"]
+    wholes = tokenizer([form + e["completion"] for form, e in zip(forms, examples, strict=True)])["input_ids"]
     rows = []
     for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
         assert tokenizer.eos_token_id not in whole, f"{example['example_id']}: an end token inside the text, or added by the tokenizer"
