@@ -16,7 +16,7 @@ import pandas as pd
 
 from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import stats
+from cancerllm_utils.evaluation import classes, stats
 from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, value_scores
 
 SCORE_COLUMNS = [
@@ -221,7 +221,7 @@ def _group_rows(group: dict, n_resamples: int, seed: int) -> list[dict]:
         if len(asked):
             row = {"family": "clinical", "metric": metric, "f1": asked.mean(), "f1_low": low[i], "f1_high": high[i]}
             rows.append(row | shared | {"n": len(asked)})
-    f1, low, high = (100 * x for x in stats.macro_f1(group["gold"], group["predicted"], patients, n_resamples, seed))
+    f1, low, high = (100 * x for x in classes.macro_f1(group["gold"], group["predicted"], patients, n_resamples, seed))
     rows.append({"family": "clinical", "metric": "macro_f1", "f1": f1, "f1_low": low, "f1_high": high, **shared})
     return rows
 
