@@ -265,7 +265,7 @@ def go_on_from(trainer: NotesTrainer, progress: dict, name: str) -> None:
 def learning_curve(trainer: NotesTrainer) -> list[dict]:
     """step, tokens, loss, dev_loss at every logged or evaluated step (None where not measured there)."""
     points = {}
-    for entry in trainer.state.log_history:
+    for entry in (entry for entry in trainer.state.log_history if "held_out" not in entry):  # those are held_out.MeasureDuring's
         point = points.setdefault(entry["step"], {"step": entry["step"], "tokens": None, "loss": None, "dev_loss": None})
         for source, target in (("loss", "loss"), ("eval_loss", "dev_loss"), ("num_input_tokens_seen", "tokens")):
             if source in entry:
