@@ -1,7 +1,8 @@
 """The way of a parameter: declared in a notebook, overridden by a profile, checked by name and type before anything runs.
 
 A profile's `study:` block says what is expanded into jobs: `models` (a list, or {model: stages}), `stages`, `sweep` ({notebook: {parameter:
-[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}}}).
+[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}}}). `like: paper` takes
+the parameters, not the study, of another profile; what the file writes itself goes before.
 """
 
 import difflib
@@ -35,7 +36,7 @@ ABLATION = "03b_ablation"  # runs where the study varies something, or is named 
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
 FILES = ("data_dir", "labels_file", "adjudicated_csv")  # parameters that name files outside of the run
-STUDY_DEFAULTS = {"description": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
+STUDY_DEFAULTS = {"description": "", "like": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
 
 
 def profiles() -> list[str]:
@@ -64,8 +65,11 @@ def declared(notebook: str) -> dict[str, tuple[str, object, str]]:
     return {name: (p["inferred_type_name"], yaml.safe_load(p["default"].replace("True", "true").replace("False", "false")), p["help"]) for name, p in found.items()}
 
 
-def load_profile(name: str) -> dict:
-    """The profile's YAML, checked: {"study": {...}, "shared": {...}, <notebook>: {...}}. Raises UserError naming the nearest right name."""
+def load_profile(name: str, for_another: bool = False) -> dict:
+    """The profile's YAML, checked: {"study": {...}, "shared": {...}, <notebook>: {...}}. Raises UserError naming the nearest right name.
+
+    for_another: it is read for a profile that is `like` it, and must then not be like a third one.
+    """
     path = profile_path(name)
     if not path.is_file():
         raise UserError(f"There is no profile {name!r}{nearest(name, profiles())}. Profiles are the files of {paths.PARAMS}: {', '.join(profiles())}; or give the path of a .yaml file of your own.")
@@ -92,7 +96,14 @@ def load_profile(name: str) -> dict:
                     check_values(f"{path}: shared", notebook, {key: value})
         else:
             raise UserError(f"{path}: there is no notebook {block!r}{nearest(block, STEPS)}.")
-    return profile
+    other = profile.get("study", {}).get("like", "")
+    if not other:
+        return profile
+    if for_another:
+        raise UserError(f"{path}: study: like: a profile that others are like may not itself be like another one. Name {other} there.")
+    base = load_profile(other, for_another=True)
+    blocks = dict.fromkeys([*base, *profile])
+    return {block: base.get(block, {}) | profile.get(block, {}) for block in blocks if block != "study"} | {"study": profile["study"]}
 
 
 def check_unique_keys(path: Path, node) -> None:
@@ -129,7 +140,7 @@ def check_study(path: Path, study: dict) -> None:
         if key not in STUDY_DEFAULTS:
             raise UserError(f"{path}: study has no key {key!r}{nearest(key, STUDY_DEFAULTS)}.")
         if not isinstance(value, (dict, list) if key == "models" else type(STUDY_DEFAULTS[key])):
-            raise UserError(f"{path}: study: {key} must be {'a list' if isinstance(STUDY_DEFAULTS[key], list) else 'text' if key == 'description' else 'a block'}, not {value!r}.")
+            raise UserError(f"{path}: study: {key} must be {'a list' if isinstance(STUDY_DEFAULTS[key], list) else 'text' if isinstance(STUDY_DEFAULTS[key], str) else 'a block'}, not {value!r}.")
     for step in study.get("steps", []):
         if step not in STEPS:
             raise UserError(f"{path}: study: steps: there is no notebook {step!r}{nearest(step, STEPS)}; steps are {', '.join(STEPS)}.")
@@ -219,7 +230,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
 
     Under `study: models` the part after the dot ends with the model: `03_continued_pretraining.cpt.<model>`, `05_prediction.<model>`.
     A variant's stages are `cpt-<variant>`, `sft-<variant>`, `cpt-sft-<variant>`; one that changes 03 alone has no `sft-<variant>`, which
-    would be `sft` once more. Raises UserError where a variant changes nothing, or makes no job.
+    would be `sft` once more, and a sweep varies the last of the stages only. Raises UserError where a variant changes nothing, or makes no job.
     """
     profile = load_profile(name) if profile is None else profile
     study = STUDY_DEFAULTS | profile.get("study", {})
@@ -241,16 +252,17 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
                         result[job_name(notebook, "" if stage == "cpt" and not model else stage, model)] = of_model | changes.get(notebook, {}) | {"stage": stage}
             if notebook == TUNING:
                 for variant, changes in {"": {}, **changed}.items():
-                    for stage in [s for s in stages if s != "cpt"]:
+                    tuned = [stage for stage in stages if stage != "cpt"]
+                    for stage in tuned if not variant or variant in study["variants"] else tuned[-1:]:
                         on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
                         if not variant or notebook in changes or on_other_cpt:
                             full = with_variant(stage, variant)
                             cpt = {"stage": full, "cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
                             result[job_name(notebook, full, model)] = of_model | changes.get(notebook, {}) | cpt
             if notebook == PREDICTION:
-                tuned = [v["stage"] for job, v in result.items() if job.startswith(TUNING) and v["model"] == of_model["model"]]
                 if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):
-                    of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *tuned]
+                    finished = [v["stage"] for job, v in result.items() if job.startswith(TUNING) and v["model"] == of_model["model"]]
+                    of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *finished]
                 result[job_name(notebook, "", model)] = of_model
     made = {v["stage"] for v in result.values() if "stage" in v}
     for variant in changed:

@@ -65,6 +65,8 @@ def test_paper_profile_holds_the_papers_values():
         ("study: {stagse: [sft]}", ["stagse", "did you mean 'stages'"]),
         ("study: {steps: [07_robustness]}", ["07_robustness"]),
         ("study: {stages: [cpt_sft]}", ["stages", "cpt-sft"]),
+        ("study: {like: papr}", ["no profile 'papr'"]),
+        ("study: {like: 3}", ["like must be text"]),
         ("study: {stages: sft}", ["stages must be a list"]),
         ("study: {models: [tiny_bace]}", ["did you mean 'tiny_base'"]),
         ("study: {models: [tiny_base, tiny_base]}", ["'tiny_base' stands twice"]),
@@ -169,8 +171,8 @@ def test_a_sweep_varies_one_factor_at_a_time_around_the_profiles_own_values(tmp_
         "03_continued_pretraining", "03_continued_pretraining.cpt-lora_r2", "03_continued_pretraining.cpt-lora_r32",
         "03_continued_pretraining.cpt-learning_rate3e-4", "03_continued_pretraining.cpt-both"], "8 and 1.0e-3 are the profile's own: no second job"
     assert [job.partition(".")[2] for job in jobs if job.startswith("04_")] == [
-        "sft", "cpt-sft", "cpt-sft-lora_r2", "cpt-sft-lora_r32", "cpt-sft-learning_rate3e-4", "sft-tuning_lora_r4", "cpt-sft-tuning_lora_r4",
-        "sft-both", "cpt-sft-both"], "what reads the notes anew changes no sft"
+        "sft", "cpt-sft", "cpt-sft-lora_r2", "cpt-sft-lora_r32", "cpt-sft-learning_rate3e-4", "cpt-sft-tuning_lora_r4",
+        "sft-both", "cpt-sft-both"], "what reads the notes anew changes no sft; a sweep varies the last stage"
     two, tuned = jobs["03_continued_pretraining.cpt-lora_r2"], jobs["04_instruction_tuning.cpt-sft-lora_r2"]
     assert (two["lora_r"], two["learning_rate"], two["stage"]) == (2, 1e-3, "cpt-lora_r2")
     assert (tuned["stage"], tuned["cpt_stage"], tuned["lora_r"]) == ("cpt-sft-lora_r2", "cpt-lora_r2", 16)
@@ -179,6 +181,32 @@ def test_a_sweep_varies_one_factor_at_a_time_around_the_profiles_own_values(tmp_
     assert (both["cpt_stage"], both["seed"], jobs["04_instruction_tuning.sft-both"]["seed"]) == ("cpt-both", 7, 7)
     assert jobs["05_prediction"]["stages"] == ["base", *(job.partition(".")[2] for job in jobs if job.startswith("04_"))]
     assert params.needs("04_instruction_tuning.cpt-sft-lora_r2", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt-lora_r2"]
+    assert set(params.needs("03b_ablation", jobs)) == {job for job in jobs if job.startswith(("03_", "04_"))} | {"06_evaluation"}
+
+
+def test_a_profile_like_another_takes_its_parameters_but_not_its_study(tmp_path):
+    jobs = made(tmp_path, "study: {like: tiny_base, stages: [sft]}\nA1_tiny_base: {max_tokens: 5}\n")
+    own, other = jobs["A1_tiny_base"], params.jobs("tiny_base")["A1_tiny_base"]
+    assert own["max_tokens"] == 5 and {key for key in own if own[key] != other[key]} == {"max_tokens", "run_dir"} and own["train_base"]
+    assert "06_evaluation" in jobs and "04_instruction_tuning.cpt-sft" not in jobs, "the steps of the other profile are its study"
+    (tmp_path / "second.yaml").write_text(f"study: {{like: {tmp_path / 'mine.yaml'}}}\n")
+    with pytest.raises(UserError, match="itself be like another one"):
+        params.load_profile(str(tmp_path / "second.yaml"))
+    (tmp_path / "second.yaml").write_text(f"study: {{like: {tmp_path / 'second.yaml'}}}\n")
+    with pytest.raises(UserError, match="itself be like"):
+        params.load_profile(str(tmp_path / "second.yaml"))
+
+
+def test_baselines_have_the_papers_settings_and_only_the_papers_model_reads_notes():
+    baselines, paper = params.jobs("baselines"), params.jobs("paper")
+    mistral = {job.removesuffix(".mistral-7b-instruct-v0.1"): values for job, values in baselines.items()}
+    for job in ("04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft", "05_prediction", "02_dataset_preparation"):
+        assert mistral[job] == paper[job] | {"run_dir": mistral[job]["run_dir"]}, job
+    assert [job for job in baselines if job.startswith("03_")] == ["03_continued_pretraining.cpt.mistral-7b-instruct-v0.1"]
+    known = yaml.safe_load((paths.PACKAGE / "modeling" / "models.yaml").read_text())
+    asked = {values["model"] for job, values in baselines.items() if job.startswith("05_")}
+    assert asked == {name for name, entry in known.items() if entry["role"] in ("base", "baseline")} and len(asked) == 15, "CancerLLM's base and 14 baselines"
+    assert all(baselines[job]["stages"][:2] == ["base", "sft"] for job in baselines if job.startswith("05_"))
 
 
 def test_several_models_name_their_jobs_and_need_only_their_own(tmp_path):
