@@ -60,14 +60,16 @@ def all_entries() -> dict[str, dict]:
 def model_entry(name: str) -> dict:
     """The entry of models.yaml, plus `source`: the local folder or hub id to load from.
 
-    `name` may also be a folder that holds a model (config.json, *.safetensors, tokenizer). Raises UserError for anything else.
+    `name` may also be a folder that holds a model (config.json, *.safetensors, tokenizer), `runs/...` being below the runs folder; its own name is the
+    model's. Raises UserError for anything else.
     """
     entries = all_entries()
     if name in entries:
         entry = entries[name]
         return {**entry, "name": name, "source": str(paths.PACKAGE / entry["path"]) if "path" in entry else entry["hub_id"]}
-    if (Path(name) / "config.json").is_file():
-        return {"name": Path(name).name, "source": str(Path(name).resolve()), "prompt": "alpaca"}
+    for folder in (Path(name), paths.resolve_run(name)):
+        if (folder / "config.json").is_file():
+            return {"name": folder.resolve().name, "source": str(folder.resolve()), "prompt": "alpaca"}
     raise UserError(f"model {name}: not an entry of models.yaml ({', '.join(entries)}) nor a folder with a config.json. Correct the name.")
 
 

@@ -145,9 +145,9 @@ def held_out_loss(model, stream: np.ndarray, n_bytes: int, length: int = 512, ma
 def train(
     data_dir: Path, out_dir: Path, max_tokens: int, tokens_per_step: int, learning_rate: float, recall_share: float, vocab_size: int = 8192,
     long_share: float = 0.15, recall_from: float = 0.4, eval_every: int = 100, save_every: int = 100, max_seconds: int = 0, seed: int = 42,
-    shape: dict | None = None,
+    shape: dict | None = None, name: str = "model",
 ) -> dict:  # fmt: skip
-    """Train (or go on training) a small base into `out_dir`; returns the card's numbers. Everything that varies is a function of step and seed.
+    """Train (or go on training) a small base into `out_dir/name`; returns the card's numbers. Everything that varies is a function of step and seed.
 
     `shape`: the arguments of `make_config` other than the tokenizer (none: tiny_base's).
     Rows are 256 tokens long at first, then 512, and 1,024 in the last `long_share` of the steps. `max_seconds` ends the run early with a full decay
@@ -242,9 +242,9 @@ def train(
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seen": seen, "history": history, "spent": time.time() - started}
             torch.save(state, f"{state_file}.part")
             os.replace(f"{state_file}.part", state_file)
-            save_model(model, tokenizer, out_dir / "model", history)
+            save_model(model, tokenizer, out_dir / name, history)
     last = evaluate()
-    save_model(model, tokenizer, out_dir / "model", history)
+    save_model(model, tokenizer, out_dir / name, history)
     return last
 
 
@@ -297,11 +297,11 @@ learns to copy from its context only after far more tokens; everything else star
 
 
 def make_or_read(run_dir: Path, embedded: str, train_base: bool, data_dir: str, **how) -> Path:
-    """Folder of a small base: trained into run_dir/base/model if asked for (`how`: the arguments of `train`), else the embedded one of that name."""
+    """Folder of a small base: trained into run_dir/base/<the run's name> if asked for (`how`: the arguments of `train`), else the embedded one of that name."""
     if not train_base:
         return embedded_dir(embedded)
-    train(paths.data_dir(data_dir), run_dir / "base", **how)
-    return run_dir / "base" / "model"
+    train(paths.data_dir(data_dir), run_dir / "base", name=run_dir.name, **how)
+    return run_dir / "base" / run_dir.name
 
 
 def embedded_dir(name: str) -> Path:
@@ -324,7 +324,7 @@ def training_history(folder: Path) -> pd.DataFrame:
 
 def adopt(name: str = "tiny_base") -> None:
     """Copy the model trained by the profile `name` over the embedded one of that name (`make adopt-base`)."""
-    trained, target = paths.run_dir(name) / "base" / "model", embedded_dir(name)
+    trained, target = paths.run_dir(name) / "base" / name, embedded_dir(name)
     if not (trained / "model.safetensors").is_file():
         raise UserError(f"{trained} holds no model. Run `make run PROFILE={name}` first.")
     shutil.rmtree(target, ignore_errors=True)

@@ -124,6 +124,13 @@ def test_an_unknown_model_names_the_known_ones():
         models.model_entry("mistral")
 
 
+def test_a_model_of_another_run_is_named_by_its_folder(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CANCERLLM_RUNS", str(tmp_path))
+    shutil.copytree(tiny_model_dir, tmp_path / "larger" / "base" / "larger")
+    entry = models.model_entry("runs/larger/base/larger")
+    assert entry["name"] == "larger" and entry["source"] == str((tmp_path / "larger" / "base" / "larger").resolve())
+
+
 def test_missing_weights_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     sentence = models.missing_weights(models.model_entry("mistral-7b-instruct-v0.1"), OSError("no such file\nmore"))
