@@ -51,15 +51,21 @@ def rank_answers(model, tokenizer, prompts: list[str], candidates: list[str], ba
     return answers
 
 
-def batch_agreement(model, tokenizer, prompts: list[str], batch_sizes: list[int] = (16,), max_new_tokens: int = 50) -> pd.DataFrame:
-    """How many greedy answers differ from those decoded one by one: batch_size, n, changed, seconds (one row per size, 1 included)."""
+def batch_agreement(model, tokenizer, prompts: list[str], batch_sizes: list[int] = (16,), max_new_tokens: int = 50,
+                    energy: bool = False) -> pd.DataFrame:
+    """How many greedy answers differ from those decoded one by one, one row per size, 1 included: batch_size, n, changed, new_tokens, seconds,
+    peak_memory_gib, memory_of, energy_kwh (None unless `energy` and codecarbon is installed)."""
     rows, alone = [], None
-    for size in [1, *batch_sizes]:
-        begun = time.monotonic()
-        answers = [answer["prediction"] for answer in generate(model, tokenizer, prompts, max_new_tokens, size)]
-        alone = answers if alone is None else alone
-        changed = sum(a != b for a, b in zip(alone, answers, strict=True))
-        rows.append({"batch_size": size, "n": len(prompts), "changed": changed, "seconds": round(time.monotonic() - begun, 2)})
+    for size in [1, *(size for size in batch_sizes if size != 1)]:
+        with measured_memory() as memory, measured_energy() if energy else contextlib.nullcontext({"kwh": None}) as used:
+            begun = time.monotonic()
+            answers = generate(model, tokenizer, prompts, max_new_tokens, size)
+            seconds = round(time.monotonic() - begun, 2)
+        texts = [answer["prediction"] for answer in answers]
+        alone = texts if alone is None else alone
+        changed = sum(a != b for a, b in zip(alone, texts, strict=True))
+        rows.append({"batch_size": size, "n": len(prompts), "changed": changed, "new_tokens": sum(answer["new_tokens"] for answer in answers),
+                     "seconds": seconds, **memory, "energy_kwh": used["kwh"]})
     return pd.DataFrame(rows)
 
 
@@ -139,8 +145,8 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
 
     values: the allowed answers per field, for parsing and for `decoding="rank"`. Rows are appended batch by batch to OUT.partial, which a
     later call with the same model_identity, data and parameters continues; OUT itself appears whole. An OUT of the same run is kept as it is.
-    after_batch is called with the number of batches done. With backend vllm `model` is what vllm_backend.load gives. Returns n, seconds, eos_share (of
-    the greedy answers, None without), unparsed, peak_memory_gib, memory_of and energy_kwh (None where it was not asked for, not measured, or the file
+    after_batch is called with the number of batches done. With backend vllm `model` is what vllm_backend.load gives. Returns n, prompt_tokens,
+    seconds, eos_share (of the greedy answers, None without), unparsed, peak_memory_gib, memory_of and energy_kwh (None where it was not asked for, not measured, or the file
     was continued from an earlier call).
     """
     in_path, out_path, values = Path(in_path), Path(out_path), values or {}
@@ -180,7 +186,8 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
                 last = now
     rows = [done[example["example_id"]] for example in examples]
     greedy = [row["stop_reason"] for row in rows if row["stop_reason"]]
-    outcome = {"n": len(rows), "seconds": round(sum(row["seconds"] for row in rows), 2), "unparsed": sum(row["parsed"] == UNPARSED for row in rows),
+    prompt_tokens = sum(map(len, tokenizer([example["prompt"] for example in examples])["input_ids"]))
+    outcome = {"n": len(rows), "prompt_tokens": prompt_tokens, "seconds": round(sum(row["seconds"] for row in rows), 2), "unparsed": sum(row["parsed"] == UNPARSED for row in rows),
                "eos_share": greedy.count("eos") / len(greedy) if greedy else None, **memory, "energy_kwh": None if continued else used["kwh"]}
     draft = out_path.with_name(f".{out_path.name}.draft")
     draft.unlink(missing_ok=True)
