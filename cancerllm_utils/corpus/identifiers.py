@@ -48,7 +48,7 @@ def find(text: str) -> list[dict]:
     named = persons(text)
     windows = windows_by_gate(text, lower)
     candidates = pattern_candidates(text, lower, windows) + institutions(text, lower, windows["institution"]) + named
-    candidates += addresses(text, windows["parts"] + windows["street"] + windows["spelled"])
+    candidates += addresses(text, windows["parts"] + windows["street"])
     # A number directly behind a name is the person's record: "NAME, GIVEN (1234567)".
     for _, _, end, _ in named:
         if match := BEHIND_NAME.match(text, end):
