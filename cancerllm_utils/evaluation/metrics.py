@@ -207,12 +207,13 @@ def numbers(answers, prediction: str, wanted: tuple) -> tuple[float, ...]:
     return _flat(tuple(answers), prediction, wanted)
 
 
-def score_pairs(pairs, wanted: tuple) -> np.ndarray:
+def score_pairs(pairs, wanted) -> np.ndarray:
     """Score (answers, prediction) pairs, a list or a stream: array (n, len(wanted), 3) of precision, recall, F1 in [0, 1].
 
     wanted: (family, metric) each, metric a name of METRICS[family] or "average". Memory is the result, 24 bytes per pair and metric,
     and caches of CACHE_SIZE entries.
     """
+    wanted = tuple(wanted)
     flat = np.fromiter((number for answers, prediction in pairs for number in _flat(tuple(answers), prediction, wanted)), dtype=float)
     return flat.reshape(-1, len(wanted), 3)
 

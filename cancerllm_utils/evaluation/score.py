@@ -1,6 +1,7 @@
 """From prediction files to tables: `cancerllm score` for anyone's predictions, `score_run` for a whole run.
 
-All numbers are points (0-100) with 95 % bootstrap intervals clustered by patient (stats.py). Precision, recall and F1 are plain means
+All numbers are points (0-100) with 95 % intervals: a bootstrap clustered by patient, and for the rings of unseen places t limits clustered by
+institution (stats.py). Precision, recall and F1 are plain means
 over examples, as in the paper, so that F1 is not the harmonic mean of the precision and recall beside it.
 """
 
@@ -17,16 +18,18 @@ import pandas as pd
 from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import classes, stats
-from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, SCORERS, UNPARSED, value_scores
+from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, ORDERED_FIELDS, UNPARSED, numbers, score_pairs, value_scores
 
 SCORE_COLUMNS = [
     "model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric",
     "precision", "recall", "f1", "f1_low", "f1_high", "n", "unparsed", "seed",
 ]  # fmt: skip
 # The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
-EIGHT = [(family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average")]
-ALL_METRICS = [(family, metric) for family in METRICS for metric in (*METRICS[family], "average")]
+EIGHT = tuple((family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average"))
+ALL_METRICS = tuple((family, metric) for family in METRICS for metric in (*METRICS[family], "average"))
+CLASS_KEYS = ["model", "stage", "task", "split", "field"]
 VALUE_METRICS = ["value_accuracy", "false_answer", "miss", "eos_share"]
+MAX_CLASSES = 12  # a closed field has fewer values; an open one is no classification
 PREDICTION_KEYS = {"example_id": str, "prediction": str, "answers": list, "parsed": str}
 DATASET_KEYS = {"example_id": str, "patient_id": str, "field": str, "answers": list}
 
@@ -98,12 +101,6 @@ def _checked(path, rows):
         yield f"id {identifier}" if patient is None else f"patient {patient}", row["answers"], row["prediction"]
 
 
-def _numbers(answers: list[str], prediction: str, wanted: list[tuple]) -> list[float]:
-    """Precision, recall, F1 (0-1) of one prediction for each wanted (family, metric), in one flat list."""
-    scores = {family: scorer(answers, prediction) for family, scorer in SCORERS.items()}
-    return [number for family, metric in wanted for number in scores[family][metric]]
-
-
 # ---- one file of any system --------------------------------------------------------------------------------------------------
 
 
@@ -113,11 +110,11 @@ def score_file(path, n_resamples: int = 1000, seed: int = 0) -> list[dict]:
     Returns exactly eight rows {family, metric, precision, recall, f1, f1_low, f1_high, n}: paper and clinical x exact_match, bleu2,
     rougeL, average; points 0-100. Raises UserError with file, line and reason for a file that is not as described.
     """
-    numbers, clusters = array("d"), []  # 24 numbers and one key per row are all that is kept of a file
+    scored, clusters = array("d"), []  # 24 numbers and one key per row are all that is kept of a file
     for cluster, answers, prediction in _checked(path, read_rows(path)):
-        numbers.extend(_numbers(answers, prediction, EIGHT))
+        scored.extend(numbers(answers, prediction, EIGHT))
         clusters.append(cluster)
-    table = np.frombuffer(numbers).reshape(len(clusters), len(EIGHT), 3)
+    table = np.frombuffer(scored).reshape(len(clusters), len(EIGHT), 3)
     table *= 100  # in place: a million rows are 192 MB
     means = table.mean(axis=0)
     low, high = stats.cluster_bootstrap(table[:, :, 2], clusters, n_resamples, seed)
@@ -165,16 +162,27 @@ def _dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
     path = run_dir / "datasets" / task / f"{split}.jsonl"
     path = path if path.is_file() else path.with_name(f"{split.split('+')[0]}.jsonl")
     data = _table(path, DATASET_KEYS)
-    for column, default in {"variant": "", "headline": False, "cancer_type": ""}.items():
+    for column, default in {"variant": "", "headline": False, "cancer_type": "", "institution": ""}.items():
         data[column] = data[column].fillna(default) if column in data else default
-    return data[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "answers"]]
+    return data[["example_id", "patient_id", "field", "variant", "headline", "cancer_type", "institution", "answers"]]
+
+
+def ring_clusters(examples: pd.DataFrame, split: str) -> tuple[np.ndarray, str]:
+    """What is independent in a test set, and how its intervals are made: (cluster of each example, "percentile" or "t").
+
+    Patients; in the rings of unseen places (external, external_site) the institutions, where all are known: those rings speak of other
+    institutions, and patients of one institution are alike.
+    """
+    if split.startswith("external") and (examples["institution"] != "").all():
+        return examples["institution"].to_numpy(), "t"
+    return examples["patient_id"].to_numpy(), "percentile"
 
 
 def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """Predictions of one file joined with their examples, and what is computed from them, as arrays with one row per prediction.
 
     numbers (n, metrics, 3): precision, recall, F1 of ALL_METRICS; values (n, VALUE_METRICS), NaN where not asked; both in points.
-    gold, predicted: class numbers; patient: numbers in the order of the names; unparsed: flags.
+    gold, predicted: class numbers; answer, parsed: the values as text; cluster: numbers of ring_clusters in the order of the names; unparsed: flags.
     """
     frame = _table(path, PREDICTION_KEYS)
     frame = frame[[c for c in (*PREDICTION_KEYS, "stop_reason") if c in frame]]
@@ -187,7 +195,6 @@ def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict
         )
     # A parsed answer is the answer; what could not be parsed is scored as the model wrote it.
     scored = frame.prediction.where(frame.parsed == UNPARSED, frame.parsed)
-    numbers = np.array([_numbers(a, p, ALL_METRICS) for a, p in zip(frame.answers, scored)]).reshape(len(frame), -1, 3)
     values = pd.DataFrame([value_scores(a, p) for a, p in zip(frame.answers, frame.parsed)], dtype=float)
     # Only a model that generates stops: for a baseline or a ranking every stop_reason is "" and the share is undefined.
     reasons = frame.stop_reason.fillna("") if "stop_reason" in frame else pd.Series("", index=frame.index)
@@ -197,33 +204,52 @@ def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict
     predicted = gold.where(values.value_accuracy == 1, frame.field + "=" + frame.parsed)
     classes = pd.factorize(pd.concat([gold, predicted]))[0].reshape(2, -1)
     return frame, {
-        "numbers": 100 * numbers,
+        "numbers": 100 * score_pairs(zip(frame.answers, scored), ALL_METRICS),
         "values": 100 * values[VALUE_METRICS].to_numpy(),
         "gold": classes[0],
         "predicted": classes[1],
-        "patient": pd.factorize(frame.patient_id, sort=True)[0],
+        "answer": frame.answers.map("; ".join).to_numpy(dtype=object),
+        "parsed": frame.parsed.where(values.value_accuracy != 1, frame.answers.map("; ".join)).to_numpy(dtype=object),
         "unparsed": (frame.parsed == UNPARSED).to_numpy(),
     }
 
 
-def _group_rows(group: dict, n_resamples: int, seed: int) -> list[dict]:
+def _points_interval(values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    low, high = stats.cluster_interval(values, clusters, method, n_resamples, seed)
+    return np.clip(low, 0, 100), np.clip(high, 0, 100)
+
+
+def _group_rows(group: dict, field: str, method: str, n_resamples: int, seed: int) -> list[dict]:
     """All score rows of one group of examples (arrays of _scored_examples), without the columns that name the group."""
-    patients, shared = group["patient"], {"n": len(group["patient"]), "unparsed": int(group["unparsed"].sum())}
+    clusters, shared = group["cluster"], {"n": len(group["cluster"]), "unparsed": int(group["unparsed"].sum())}
     means = group["numbers"].mean(axis=0)
-    low, high = stats.cluster_bootstrap(group["numbers"][:, :, 2], patients, n_resamples, seed)
+    low, high = _points_interval(group["numbers"][:, :, 2], clusters, method, n_resamples, seed)
     rows = [
         {"family": f, "metric": m, "precision": p, "recall": r, "f1": f1, "f1_low": low[i], "f1_high": high[i], **shared}
         for i, ((f, m), (p, r, f1)) in enumerate(zip(ALL_METRICS, means))
     ]
-    low, high = stats.cluster_bootstrap(group["values"], patients, n_resamples, seed)
+    low, high = _points_interval(group["values"], clusters, method, n_resamples, seed)
     for i, metric in enumerate(VALUE_METRICS):
         asked = group["values"][~np.isnan(group["values"][:, i]), i]  # false_answer: gold "not stated" only; miss: gold values only
         if len(asked):
             row = {"family": "clinical", "metric": metric, "f1": asked.mean(), "f1_low": low[i], "f1_high": high[i]}
             rows.append(row | shared | {"n": len(asked)})
-    f1, low, high = (100 * x for x in classes.macro_f1(group["gold"], group["predicted"], patients, n_resamples, seed))
-    rows.append({"family": "clinical", "metric": "macro_f1", "f1": f1, "f1_low": low, "f1_high": high, **shared})
+    f1, low, high = (100 * x for x in classes.macro_f1(group["gold"], group["predicted"], clusters, n_resamples, seed, method))
+    rows.append({"family": "clinical", "metric": "macro_f1", "f1": f1, "f1_low": max(low, 0), "f1_high": min(high, 100), **shared})
+    if field in ORDERED_FIELDS:
+        found = classes.quadratic_kappa(group["answer"], group["parsed"], clusters, ORDERED_FIELDS[field], n_resamples, seed, method)
+        if not np.isnan(found["kappa"]):  # times 100, as every number of the table; n: the items that got a value of the scale
+            row = {"f1": 100 * found["kappa"], "f1_low": 100 * found["low"], "f1_high": 100 * found["high"], "n": found["n"]}
+            rows.append({"family": "clinical", "metric": "kappa_quadratic", **shared} | row)
     return rows
+
+
+def _class_rows(group: dict, method: str, n_resamples: int, seed: int) -> pd.DataFrame:
+    """classes.class_table of one field in points, for a field with 2 to MAX_CLASSES answers, else empty (a size or a diagnosis is no class)."""
+    if not 2 <= len(set(group["answer"])) <= MAX_CLASSES:
+        return pd.DataFrame()
+    table = classes.class_table(group["answer"].astype(str), group["parsed"].astype(str), group["cluster"], n_resamples, seed, method)
+    return table.assign(**{column: 100 * table[column] for column in ("precision", "recall", "f1", "f1_low", "f1_high")})
 
 
 def _groups(frame: pd.DataFrame):
@@ -241,8 +267,9 @@ def _groups(frame: pd.DataFrame):
 def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") -> pd.DataFrame:
     """Score every predictions/<model>/<stage>/<task>.<split>.jsonl of a run against datasets/<task>/<split>.jsonl.
 
-    Writes results/scores.csv (SCORE_COLUMNS, points 0-100; single-value metrics stand in f1) and results/examples.parquet (one row per
-    prediction and family: average_f1, exact, value_correct in 0-1), adds a line to results/ledger.csv for each test set outside
+    Writes results/scores.csv (SCORE_COLUMNS, points 0-100; single-value metrics stand in f1), results/classes.csv (precision, recall and F1
+    of each answer of each closed field), results/institutions.csv (each institution of a ring of unseen places: n and mean scores) and
+    results/examples.parquet (one row per prediction and family: average_f1, exact, value_correct in 0-1), adds a line to results/ledger.csv for each test set outside
     train and dev, and returns the scores. `seed` is the bootstrap's; the column `seed` is that of the tuning (stage suffix -s7).
     Raises UserError when there is nothing to score or a file breaks its contract; then nothing is written.
     """
@@ -250,7 +277,7 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"))
     if not paths:
         raise UserError(f"folder {run_dir / 'predictions'}: there are no predictions. Run 05_prediction first.")
-    datasets, rows, examples, splits = {}, [], [], []
+    datasets, rows, examples, splits, of_classes = {}, [], [], [], []
     for path in paths:
         model, stage = path.parts[-3:-1]
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
@@ -260,15 +287,20 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
         if (task, split) not in datasets:
             datasets[task, split] = _dataset(run_dir, task, split)
         frame, arrays = _scored_examples(path, datasets[task, split])
+        clusters, method = ring_clusters(frame, split)
+        arrays["cluster"] = pd.factorize(clusters, sort=True)[0]
         suffix = re.search(r"-s(\d+)(?:-|$)", stage)
         key = {"model": model, "stage": stage, "task": task, "split": split, "seed": int(suffix[1]) if suffix else seed}
         for variant, field, subgroup, mask in _groups(frame):
             group = {name: array[mask] for name, array in arrays.items()}
-            rows += [key | {"variant": variant, "field": field, "subgroup": subgroup} | row for row in _group_rows(group, n_resamples, seed)]
+            where = key | {"variant": variant, "field": field, "subgroup": subgroup}
+            rows += [where | row for row in _group_rows(group, field, method, n_resamples, seed)]
+            if variant == subgroup == "all" and field != "all":
+                of_classes.append(_class_rows(group, method, n_resamples, seed).assign(**{name: where[name] for name in CLASS_KEYS}))
         for family in METRICS:
             f1 = {metric: arrays["numbers"][:, ALL_METRICS.index((family, metric)), 2] / 100 for metric in ("average", "exact_match")}
             examples.append(
-                frame[["example_id", "patient_id", "field", "variant", "headline", "cancer_type"]].assign(
+                frame[["example_id", "patient_id", "institution", "field", "variant", "headline", "cancer_type"]].assign(
                     model=model, stage=stage, task=task, split=split, family=family,
                     average_f1=f1["average"], exact=f1["exact_match"], value_correct=arrays["values"][:, 0] / 100,
                 )
@@ -279,11 +311,25 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     scores = pd.DataFrame(rows)[SCORE_COLUMNS]
     results = run_dir / "results"
     results.mkdir(parents=True, exist_ok=True)
-    _replace(results / "examples.parquet", lambda file: pd.concat(examples, ignore_index=True).to_parquet(file, index=False))
+    table = pd.concat(examples, ignore_index=True)
+    _replace(results / "examples.parquet", lambda file: table.to_parquet(file, index=False))
+    closed = pd.concat(of_classes, ignore_index=True).reindex(columns=[*CLASS_KEYS, *classes.CLASS_COLUMNS])
+    _replace(results / "classes.csv", lambda file: closed.to_csv(file, index=False, float_format="%.6f"))
+    _replace(results / "institutions.csv", lambda file: institution_table(table).to_csv(file, index=False, float_format="%.6f"))
     _replace(results / "scores.csv", lambda file: scores.to_csv(file, index=False, float_format="%.6f"))
     for split in sorted(set(splits)):
         append_ledger(run_dir, split, why or "score_run")
     return scores
+
+
+def institution_table(examples: pd.DataFrame) -> pd.DataFrame:
+    """Every institution of the rings of unseen places by itself, from rows of examples.parquet: model, stage, task, split, family, institution, n,
+    patients, average_f1, value_accuracy (points). Extraction counts its headline items."""
+    chosen = examples[examples["split"].str.startswith("external") & (examples["institution"] != "")]
+    chosen = chosen[chosen["headline"].astype(bool) | (chosen["task"] != "phenotype_extraction")]
+    keys = ["model", "stage", "task", "split", "family", "institution"]
+    table = chosen.groupby(keys).agg(n=("example_id", "size"), patients=("patient_id", "nunique"), average_f1=("average_f1", "mean"), value_accuracy=("value_correct", "mean"))
+    return table.assign(average_f1=100 * table["average_f1"], value_accuracy=100 * table["value_accuracy"]).reset_index()
 
 
 def _replace(path: Path, write) -> None:
@@ -300,30 +346,45 @@ def compare(
     run_dir, a: tuple, b: tuple, task: str, split: str, metric: str = "average", family: str = "paper", field: str = "all",
     variant: str = "all", subgroup: str = "all", n_resamples: int = 1000, seed: int = 0,
 ) -> dict:  # fmt: skip
-    """Difference a - b of two (model, stage) on the examples both answered, in points, paired by patient.
+    """Difference a - b of two (model, stage) on the examples both answered, in points, with its interval over ring_clusters.
 
     metric: average, exact_match or value_accuracy. Returns {difference, low, high, n}; reads results/examples.parquet, scores nothing.
     """
-    column = {"average": "average_f1", "exact_match": "exact", "value_accuracy": "value_correct"}.get(metric)
-    if column is None:
-        raise UserError(f"metric {metric}: not stored per example. Choose average, exact_match or value_accuracy.")
+    both = paired_scores(read_examples(run_dir), a, b, task, split, metric, family, field, variant, subgroup)
+    if both.empty:
+        raise UserError(f"folder {run_dir}: {'/'.join(a)} and {'/'.join(b)} share no example of {task}.{split}. Predict with both first.")
+    clusters, method = ring_clusters(both, split)
+    return stats.paired_difference(both["a"], both["b"], clusters, n_resamples, seed, method)
+
+
+def read_examples(run_dir) -> pd.DataFrame:
+    """results/examples.parquet of a run that was scored; one scored before institutions were kept has blanks there."""
     path = Path(run_dir) / "results" / "examples.parquet"
     if not path.is_file():
         raise UserError(f"file {path}: not there. Run 06_evaluation first.")
     examples = pd.read_parquet(path)
+    return examples if "institution" in examples else examples.assign(institution="")
+
+
+def paired_scores(
+    examples: pd.DataFrame, a: tuple, b: tuple, task: str, split: str, metric: str = "average", family: str = "paper", field: str = "all",
+    variant: str = "all", subgroup: str = "all",
+) -> pd.DataFrame:  # fmt: skip
+    """The examples that two (model, stage) both answered: example_id, patient_id, institution, a, b (points); empty where they share none."""
+    column = {"average": "average_f1", "exact_match": "exact", "value_accuracy": "value_correct"}.get(metric)
+    if column is None:
+        raise UserError(f"metric {metric}: not stored per example. Choose average, exact_match or value_accuracy.")
     chosen = (examples.task == task) & (examples.split == split) & (examples.family == family)
     for name, value in {"field": field, "variant": variant}.items():
         chosen &= (examples[name] == value) | (value == "all")
     if subgroup == "headline":
         chosen &= examples.headline.astype(bool)
     sides = [
-        examples[chosen & (examples.model == model) & (examples.stage == stage)][["example_id", "patient_id", column]]
+        examples[chosen & (examples.model == model) & (examples.stage == stage)][["example_id", "patient_id", "institution", column]]
         for model, stage in (a, b)
     ]
-    both = sides[0].merge(sides[1], on=["example_id", "patient_id"], suffixes=("_a", "_b"), validate="one_to_one")
-    if both.empty:
-        raise UserError(f"file {path}: {'/'.join(a)} and {'/'.join(b)} share no example of {task}.{split}. Predict with both first.")
-    return stats.paired_difference(100 * both[f"{column}_a"], 100 * both[f"{column}_b"], both.patient_id, n_resamples, seed)
+    both = sides[0].merge(sides[1], on=["example_id", "patient_id", "institution"], suffixes=("_a", "_b"), validate="one_to_one")
+    return both.assign(a=100 * both[f"{column}_a"], b=100 * both[f"{column}_b"])[["example_id", "patient_id", "institution", "a", "b"]]
 
 
 def append_ledger(run_dir, split: str, why: str) -> bool:

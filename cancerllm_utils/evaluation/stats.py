@@ -72,9 +72,11 @@ def limits_of_sums(sums: np.ndarray, sizes: np.ndarray, statistic, method: str, 
     assert method in ("percentile", "t"), method
     if method == "percentile":
         values = statistic(_resampled_sums(sums, n_resamples, seed))
-        known = ~np.isnan(values).all(axis=0)
         low, high = np.full((2, values.shape[1]), np.nan)
-        low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0) if np.isnan(values).any() else np.percentile(values, [2.5, 97.5], axis=0)
+        known = ~np.isnan(values).all(axis=0)
+        if known.any():
+            percentile = np.nanpercentile if np.isnan(values).any() else np.percentile  # the first is slow
+            low[known], high[known] = percentile(values[:, known], [2.5, 97.5], axis=0)
         return low, high
     whole = sums.sum(axis=0, keepdims=True)
     middle = statistic(whole)[0]

@@ -10,6 +10,7 @@ from nltk.translate.bleu_score import sentence_bleu
 
 from cancerllm_utils.evaluation import metrics
 from cancerllm_utils.evaluation.metrics import AVERAGED, clinical_scores, clinical_words, paper_scores, paper_words, score_pairs, value_scores
+from cancerllm_utils.evaluation.sensitivity import disagreements, metrics_sensitivity, order_of_systems
 from tests.evaluation import plain_metrics
 
 # gold -> prediction: F1 of exact match, BLEU-2, ROUGE-L under the paper's evaluator, 4 decimals.
@@ -223,3 +224,55 @@ def test_ordered_fields_hold_the_values_of_the_tasks():
     for field, values in metrics.ORDERED_FIELDS.items():
         assert len(set(values)) == len(values) > 1
         assert field in fields
+
+
+# ---- what the choices do -------------------------------------------------------------------------------------------------------
+
+
+def points(pairs):
+    return metrics_sensitivity(pairs).set_index(["metric", "choice"])["points"].round(2)
+
+
+def test_bleu_of_a_right_one_word_answer_depends_on_who_computes_it():
+    bleu = points([(["lung"], "lung")])["bleu2"]
+    assert bleu["paper: coco-caption, not smoothed"] == 0.1 and bleu["nltk, not smoothed"] == 0
+    assert bleu["nltk method 1 (sacrebleu floor 0.1)"] == pytest.approx(31.62) and bleu["nltk method 3 (sacrebleu exp)"] == pytest.approx(70.71)
+    assert bleu["clinical: order of the answer's length"] == bleu["sacrebleu effective order"] == 100
+
+
+def test_signs_decimals_articles_and_stems_by_choice():
+    found = points([(["ER+"], "ER-")])
+    assert found["exact_match"].to_dict() == {"paper: no punctuation, stems": 100, "clinical: points, signs and units count": 0, "no punctuation, no stems": 100,
+                                              "SQuAD: no punctuation, no articles": 100, "the very string": 0}
+    assert found["rougeL"]["rouge_score: a-z and 0-9 only"] == 100 and found["rougeL"]["clinical: beta 1.2, points and signs count"] == 0
+    assert points([(["2.5"], "2 5")])["rougeL"]["rouge_score: a-z and 0-9 only"] == 100
+    assert points([(["the lungs"], "lungs")])["exact_match"]["SQuAD: no punctuation, no articles"] == 100
+    assert points([(["lungs"], "lung")])["exact_match"]["no punctuation, no stems"] == 0
+
+
+def test_sensitivity_holds_both_families_own_numbers_and_the_headline():
+    pairs = [(["lung cancer"], "lung carcinoma"), (["2.5 cm"], "2.5 cm"), ([], ""), (["a", "b"], "a"), (["lung cancer"], "lung carcinoma")]
+    table = metrics_sensitivity(pairs).set_index(["metric", "choice"])
+    paper = {m: 100 * np.mean([paper_scores(a, p)[m][2] for a, p in pairs]) for m in (*AVERAGED, "average", "rouge1")}
+    clinical = {m: 100 * np.mean([clinical_scores(a, p)[m][2] for a, p in pairs]) for m in AVERAGED}
+    for metric in AVERAGED:
+        of_paper, of_clinical = (table.loc[metric].filter(like=family, axis=0).iloc[0] for family in ("paper:", "clinical:"))
+        assert of_paper["points"] == pytest.approx(paper[metric]) and of_clinical["points"] == pytest.approx(clinical[metric])
+        assert of_paper["average with it"] == pytest.approx(paper["average"]) and of_paper["minus paper"] == 0
+    assert table.loc["rouge1"]["points"].iloc[0] == pytest.approx(paper["rouge1"]) and table.loc["rouge1"]["average with it"].isna().all()
+    assert metrics_sensitivity([]).empty
+
+
+def test_the_choice_can_change_who_is_ahead():
+    # one system gives right one-word answers, the other wrong ones of two words that share one with the gold
+    table = order_of_systems({"exact": [(["left"], "left")] * 3 + [(["lung cancer"], "x")] * 2, "wordy": [(["left"], "x")] * 2 + [(["lung cancer"], "lung cancer")] * 3})
+    assert len(set(table["order"])) == 2 and list(table.columns) == ["metric", "choice", "exact", "wordy", "order"]
+
+
+def test_disagreements_show_the_lost_decimal_and_the_lost_sign():
+    table = disagreements().set_index(["gold", "prediction"])
+    assert table.loc[("2.5", "25"), "paper"] > 60 and table.loc[("2.5", "25"), "clinical"] == 0
+    assert table.loc[("ER+", "ER-"), "clinical"] == 0 and table.loc[("left", "left"), "clinical"] == 100
+    assert (table["why"] != "").all() and len(table) == len(metrics.SETTINGS["disagreements"])
+    own = disagreements([(["ER+"], "ER-"), (["ER+"], "ER-"), (["lung cancer"], "lung cancer")])
+    assert own[["gold", "prediction", "times"]].values.tolist() == [["ER+", "ER-", 2]]

@@ -198,6 +198,41 @@ def test_compare_is_paired(run):
         compare(run, *sides, "extraction", "test", "macro_f1")
 
 
+def test_rings_of_unseen_places_count_institutions_not_patients(tmp_path):
+    rows = [{"example_id": f"e{i}", "patient_id": f"P{i}", "field": "pT", "answers": ["T2"], "institution": f"Hospital {i // 10}", "headline": True} for i in range(40)]
+    for ring in ("test", "external"):
+        write(tmp_path / f"datasets/phenotype_extraction/{ring}.jsonl", *rows)
+        for stage, right in (("sft", 10), ("cpt-sft", 20)):  # whole hospitals are right or wrong
+            given = [{"example_id": row["example_id"], "prediction": "", "answers": ["T2"], "parsed": "T2" if i < right else "T4"} for i, row in enumerate(rows)]
+            write(tmp_path / f"predictions/tiny/{stage}/phenotype_extraction.{ring}.jsonl", *given)
+    scores = score_run(tmp_path, n_resamples=200)
+    whole = {"stage": "cpt-sft", "field": "all", "subgroup": "all", "variant": "all", "metric": "value_accuracy"}
+    inner, outer = (pick(scores, **whole, split=ring) for ring in ("test", "external"))
+    assert inner.f1 == outer.f1 == 50 and inner.f1_high - inner.f1_low < 40
+    assert (outer.f1_low, outer.f1_high) == (0, 100)  # two of four hospitals, t limits clipped to the scale
+    assert compare(tmp_path, ("tiny", "cpt-sft"), ("tiny", "sft"), "phenotype_extraction", "external")["low"] < 0
+    assert compare(tmp_path, ("tiny", "cpt-sft"), ("tiny", "sft"), "phenotype_extraction", "test")["low"] > 0
+    places = pd.read_csv(tmp_path / "results/institutions.csv")
+    places = places[(places.stage == "cpt-sft") & (places.family == "clinical")]
+    assert places.institution.tolist() == [f"Hospital {i}" for i in range(4)] and places.value_accuracy.tolist() == [100, 100, 0, 0] and set(places.patients) == {10}
+
+
+def test_classes_and_kappa_of_a_closed_field(tmp_path):
+    answers = ["T1", "T1", "T2", "T2", "T3", "not stated"]
+    parsed = ["T1", "T2", "T2", "T2", "unparsed", "T1"]
+    write(tmp_path / "datasets/x/dev.jsonl", *({"example_id": str(i), "patient_id": f"P{i}", "field": "pT", "answers": [a]} for i, a in enumerate(answers)))
+    write(tmp_path / "predictions/tiny/sft/x.dev.jsonl",
+          *({"example_id": str(i), "prediction": "?", "answers": [a], "parsed": p} for i, (a, p) in enumerate(zip(answers, parsed))))
+    scores = score_run(tmp_path, n_resamples=50)
+    table = pd.read_csv(tmp_path / "results/classes.csv").set_index("class")
+    assert set(table.index) == {"T1", "T2", "T3", "not stated", "accuracy", "macro", "weighted"} and set(table.field) == {"pT"}
+    assert table.loc["T1", ["precision", "recall", "f1", "n"]].tolist() == [50, 50, 50, 2] and table.f1["T3"] == 0
+    assert table.f1["T2"] == pytest.approx(80) and table.f1["accuracy"] == 50
+    kappa = pick(scores, field="pT", metric="kappa_quadratic", subgroup="all")
+    # answered on the scale: T1-T1, T1-T2, T2-T2, T2-T2; seen 1 of 4 steps, by chance (2 x 3 + 2 x 1) / 4 = 2
+    assert kappa.f1 == pytest.approx(100 * (1 - 1 / 2)) and kappa.n == 4
+
+
 def test_predictions_of_another_data_set_are_refused_and_nothing_is_written(run):
     path = run / "predictions/tiny/base/extraction.test.jsonl"
     path.write_text(path.read_text().replace('"e2"', '"e9"'))
