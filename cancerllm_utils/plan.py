@@ -1,5 +1,6 @@
 """What a profile's jobs will need: tokens, memory and hours on a reference card, counted from shapes and settings alone (no network, weights or card)."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -79,21 +80,30 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
                     "hours": models.generation_hours(entry, much["answers"], much["prompt"], NEW_TOKENS, values["batch_size"], 1e12 * tflops)}
         else:
             rank, targets = adapter(values)
-            trainable = 0 if values["tuning"] == "full" else models.count_trainable(values["model"], rank, targets)
+            adapted = 0 if values["tuning"] == "full" else trainable(values["model"], rank, targets)
             row |= {"stage": values["stage"], "ram_gib": whole if notebook == params.TUNING and values["stage"].startswith("cpt") else 0.0,
-                    "gpu_gib": models.training_memory(entry, values["tuning"], values["load_in_4bit"], trainable, values["per_device_train_batch_size"],
+                    "gpu_gib": models.training_memory(entry, values["tuning"], values["load_in_4bit"], adapted, values["per_device_train_batch_size"],
                                                       values["max_length"], values["gradient_checkpointing"], optim=values["optim"]),
                     "hours": models.training_hours(entry, much["tokens"], values["tuning"], 1e12 * tflops, values["gradient_checkpointing"])}
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def adapter(values: dict) -> tuple[int, str | list[str]]:
+def adapter(values: dict) -> tuple[int, str | tuple[str, ...]]:
     """(rank, target modules) of a training job: its own values, or its preset's where they are 0 and empty."""
     from cancerllm_utils.modeling import training
 
     preset = training.PRESETS[values["preset"]] if "preset" in values else {"lora_r": 8, "target_modules": "all-linear"}
-    return values["lora_r"] or preset["lora_r"], values["target_modules"] or preset["target_modules"]
+    targets = values["target_modules"] or preset["target_modules"]
+    return values["lora_r"] or preset["lora_r"], targets if isinstance(targets, str) else tuple(targets)
+
+
+@lru_cache
+def trainable(model: str, rank: int, targets: str | tuple[str, ...]) -> int:
+    """Number of parameters that LoRA would train; counted once, since jobs share their settings."""
+    from cancerllm_utils.modeling import models
+
+    return models.count_trainable(model, rank, targets if isinstance(targets, str) else list(targets))
 
 
 def text(profile: str, tflops: float = TFLOPS, gpu_memory: float = CARD_GIB) -> str:

@@ -100,17 +100,16 @@ def check_hub_model(entry: dict, wanted: pd.DataFrame, wants_4bit: bool) -> list
 
 def check_adapters(name: str, jobs: dict) -> list[dict]:
     """Count the trainable parameters of one model's adapters on the meta device, without weights; on the paper's base compare with the paper's."""
-    from cancerllm_utils.modeling import models
-
-    findings, counted = [], {}
+    findings, counted = [], set()
     for job, values in jobs.items():
         notebook = job.partition(".")[0]
         if notebook not in PAPER_COUNTS or values["tuning"] == "full":
             continue
         rank, targets = plan.adapter(values)
-        if (notebook, rank, str(targets)) in counted:  # the stages of one setting
+        if (notebook, rank, targets) in counted:  # the stages of one setting
             continue
-        number = counted[notebook, rank, str(targets)] = models.count_trainable(name, rank, targets)
+        counted.add((notebook, rank, targets))
+        number = plan.trainable(name, rank, targets)
         expected = PAPER_COUNTS[notebook]
         paper = f"; the paper's settings give {expected:,}: {'equal' if number == expected else 'DIFFERENT'}" if name == PAPER_BASE else ""
         findings.append({"missing": False, "text": f"{job}: LoRA r {rank} on {targets if isinstance(targets, str) else ', '.join(targets)} trains {number:,} parameters{paper}"})
