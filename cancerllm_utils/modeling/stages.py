@@ -90,7 +90,7 @@ def training_table(trainer, entry: dict, stage: str, settings: dict, place: dict
     tokens: all that were seen, padding apart, of which trained_tokens carried loss; peak_memory_gib: of the main process, as `memory_of` says; energy_kwh: empty without codecarbon.
     """
     adapter = None if settings["tuning"] == "full" else trainer.accelerator.unwrap_model(trainer.model).peft_config["default"]
-    row = {"model": entry["name"], "stage": stage, "tuning": settings["tuning"], "preset": settings.get("preset", ""), "lora_r": adapter and adapter.r,
+    row = {"model": entry["name"], "stage": stage, "tuning": settings["tuning"], "preset": settings.get("preset", "") if adapter else "", "lora_r": adapter and adapter.r,
            "device": place["device"], "precision": place["precision"],
            "num_processes": settings["num_processes"], "energy_kwh": energy_kwh, **memory}
     return pd.DataFrame([row | {key: done[key] for key in TRAINING_COLUMNS if key in done}], columns=TRAINING_COLUMNS)

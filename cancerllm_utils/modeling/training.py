@@ -90,8 +90,8 @@ def instruction_tune(
     training file, such as train+cf40. general_text, general_tokens: general text whose loss is measured before and after, for forgetting.
     Writes models/<model>/<stage>/ and the rows of this stage in results/learning_curve.csv (model, stage, step, tokens, loss, dev_loss),
     training.csv and, for the general text, cpt.csv.
-    Returns model_dir, trainable_parameters, train_rows, trained_token_share, steps, tokens, seconds, dev_loss, data (rows and tokens per data
-    set), curve, scores, training (DataFrames). Raises UserError for missing data, weights or CPT stage, and on a non-finite step.
+    Returns model_dir, trainable_parameters, train_rows, trained_token_share, steps, tokens, seconds, dev_loss, adapter (its four settings), data
+    (rows and tokens per data set), curve, scores, training (DataFrames). Raises UserError for missing data, weights or CPT stage, and on a non-finite step.
     """
     arguments = dict(locals())
     if launch.needed(num_processes, accelerate_config):
@@ -106,12 +106,14 @@ def instruction_tune(
     general = held_out.sampled_general(general_texts(general_text), tokenizer, general_tokens, seed)
 
     cpt_dir = models.stage_dir(run_dir, entry, cpt_stage) if stage.startswith("cpt-sft") else None
+    if cpt_dir and preset == "released" and tuning == "lora":
+        settings |= continued_adapter(cpt_dir)
     network, before, config = start_of_tuning(entry, settings, place, cpt_dir, run_dir)
     start = models.read_card(cpt_dir)["adapter_sha256"] if cpt_dir else "base"
     run_identity = identify({**settings, "starts from": start}, rows, dev_rows, entry["name"], place)
     done = run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before, settings, place, run_identity, config, {}, general)
     share = float(data["trained tokens"][: len(tasks)].sum() / data["tokens"][: len(tasks)].sum())
-    return {**done, "trained_token_share": share, "data": data}
+    return {**done, "trained_token_share": share, "data": data, "adapter": {name: settings[name] for name in PRESETS["paper"]}}
 
 
 def run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before, settings, place, run_identity, config, notes, general) -> dict:
@@ -155,7 +157,8 @@ def preset_table(model: str, **given) -> pd.DataFrame:
     `given`: preset, tuning, lora_r, lora_alpha, lora_dropout, target_modules of this run. No weights are read.
     """
     rows = {name: {**settings, "tuning": "lora"} for name, settings in PRESETS.items()}
-    rows["this run"] = adapter_settings(given) | {"tuning": given["tuning"]}
+    none = {"lora_r": None, "lora_alpha": None, "lora_dropout": None, "target_modules": "all"}
+    rows["this run"] = (none if given["tuning"] == "full" else adapter_settings(given)) | {"tuning": given["tuning"]}
     table = []
     for name, chosen in rows.items():
         modules = chosen["target_modules"]
@@ -170,6 +173,15 @@ def preset_shapes(model: str) -> pd.DataFrame:
     """The matrices of both presets on `model`: preset, module, A shape, B shape, parameters per layer, layers, total."""
     parts = [models.adapter_shapes(model, chosen["lora_r"], chosen["target_modules"]).assign(preset=name) for name, chosen in PRESETS.items()]
     return pd.concat(parts, ignore_index=True).set_index(["preset", "module"])
+
+
+def continued_adapter(cpt_dir: Path) -> dict:
+    """The settings of the adapter that preset `released` goes on training: whatever else was asked for does not apply, as in the released code."""
+    if models.read_card(cpt_dir).get("tuning", "lora") == "full":
+        raise UserError(f"preset released: it goes on training the adapter of {cpt_dir.name}, which has none (tuning full). Use preset paper, or tuning: full.")
+    config = LoraConfig.from_pretrained(str(cpt_dir))
+    print(f"preset released: the adapter of {cpt_dir.name} is trained on (r {config.r}, alpha {config.lora_alpha}); lora_r, lora_alpha, lora_dropout, target_modules do not apply")
+    return {"lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout, "target_modules": sorted(config.target_modules)}
 
 
 def check_tuning(settings: dict) -> None:
@@ -218,14 +230,11 @@ def start_of_tuning(entry: dict, settings: dict, place: dict, cpt_dir: Path | No
         return models.load_model(name, precision, four_bit), [], config
     card = models.read_card(cpt_dir)
     if settings["preset"] == "released" and not full:
-        if card.get("tuning", "lora") == "full":
-            raise UserError(f"preset released: it goes on training the adapter of {settings['cpt_stage']}, which has none (tuning full). Use preset paper, or tuning: full.")
         return PeftModel.from_pretrained(models.load_model(name, precision, four_bit), str(cpt_dir), is_trainable=True), [], None
     before = [{"path": os.path.relpath(cpt_dir, cpt_dir.parent / settings["stage"]), "sha256": card["adapter_sha256"]}]
     merged = models.merged_model(name, [cpt_dir], [card["adapter_sha256"]])
-    if place["device"] == "cuda":
-        merged = models.to_card(merged, "fp32" if full else place["precision"], four_bit,
-                                run_dir / "cache" / f"merged-{entry['name']}-{os.environ.get('LOCAL_RANK', 0)}")
+    merged = models.to_card(merged, "fp32" if full else place["precision"], four_bit, run_dir / "cache" / f"merged-{entry['name']}-{os.environ.get('LOCAL_RANK', 0)}")
+    merged.name_or_path = entry["source"]  # not the folder it was quantised through, which PEFT would look for and write down
     return merged, before, config
 
 

@@ -243,9 +243,10 @@ def test_cpt_lowers_the_held_out_loss_and_both_presets_start_from_it(tiny_model_
     assert cpt["train_rows"] == 30
     sizes = {}
     for preset in ("paper", "released"):
-        done = training.instruction_tune(tiny_run, tiny_model_dir, stage=f"cpt-sft-{preset}", preset=preset, per_device_train_batch_size=4,
+        done = training.instruction_tune(tiny_run, tiny_model_dir, stage=f"cpt-sft-{preset}", preset=preset, lora_r=0 if preset == "paper" else 5, per_device_train_batch_size=4,
                                          gradient_accumulation_steps=1, num_train_epochs=2.0, save_steps=0.5, **SMALL)
         card = models.load_stage(done["model_dir"])[2]
+        assert done["adapter"]["lora_r"] == card["training"]["lora_r"]  # the adapter that is trained on keeps its rank, and the card says so
         sizes[preset] = (done["trainable_parameters"], len(card["adapters_before"]), card["training"]["lora_r"])
         curve = pd.read_csv(tiny_run / "results" / "learning_curve.csv").query("stage == @card['stage']")
         assert curve["dev_loss"].dropna().min() == pytest.approx(done["dev_loss"]) and curve["step"].max() == 12
