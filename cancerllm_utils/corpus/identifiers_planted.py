@@ -35,7 +35,7 @@ def final(part: str = "final") -> dict:
     return yaml.safe_load(Path(__file__).with_name(f"identifiers_planted_{part}.yaml").read_text(encoding="utf-8"))[part]
 
 
-def planted(n: int, seed: int, half: str = "final2") -> list[dict]:
+def planted(n: int, seed: int, half: str = "final3") -> list[dict]:
     """Notes with at least n planted identifiers of every kind.
 
     Args:
