@@ -81,6 +81,11 @@ def read(folder: Path) -> dict | None:
         return None
 
 
+def progress(folder: Path) -> dict:
+    """How far the run was at a checkpoint that `newest` has found whole."""
+    return json.loads((folder / MANIFEST).read_text())["progress"]
+
+
 def best_of(folder: Path) -> Path:
     """The checkpoint with the lowest dev loss so far, which a run that goes on from `folder` loads at its end (`folder` itself if none)."""
     best = json.loads((folder / STATE).read_text()).get("best_global_step") if (folder / STATE).is_file() else None

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from trl import pack_dataset
 
@@ -147,7 +148,7 @@ class Guard(TrainerCallback):
         """Stop on a number of this step that is not finite; returns whether SIGTERM has come, to any process."""
         device = self.trainer.args.device
         losses = torch.stack([loss for _, loss in self.batches]) if self.batches else torch.zeros(1, device=device)
-        norm = torch.zeros((), device=device) if self.norm is None else torch.as_tensor(self.norm, device=device)
+        norm = self.norm.full_tensor() if isinstance(self.norm, DTensor) else torch.as_tensor(0.0 if self.norm is None else self.norm, device=device)
         finite = torch.isfinite(torch.cat([losses.float().to(device), norm.float().reshape(1)])).tolist()
         bad_loss, bad_norm, stop = agreed([not all(finite[:-1]), not finite[-1], self.stop_asked], device)
         if bad_loss or bad_norm:
@@ -206,5 +207,6 @@ class Guard(TrainerCallback):
 
 
 def not_finite(model) -> list[str]:
-    """Names of the trained weight tensors that hold a number which is not finite."""
-    return [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    """Names of the trained weight tensors that hold a number which is not finite, as far as this process holds them."""
+    held = {name: p.to_local() if isinstance(p, DTensor) else p for name, p in model.named_parameters() if p.requires_grad}
+    return [name for name, p in held.items() if not torch.isfinite(p).all()]

@@ -223,7 +223,7 @@ def train(trainer: NotesTrainer, run_identity: dict) -> dict:
     with args.main_process_first(local=False):
         found = checkpoints.newest(Path(args.output_dir), run_identity)
     if found:
-        go_on_from(trainer, checkpoints.read(found)["progress"], found.name)
+        go_on_from(trainer, checkpoints.progress(found), found.name)
     memory = ""
     try:
         with sigterm_noted(guard):
@@ -239,9 +239,8 @@ def train(trainer: NotesTrainer, run_identity: dict) -> dict:
     if agreed([guard.stop_asked or guard.stopped], args.device)[0]:
         raise UserError(f"{trainer.label}: stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}. Run the same command to go on from there.")
     trainer.accelerator.wait_for_everyone()  # the best checkpoint has been read by every process before the main one removes it
-    bad = not_finite(trainer.model)
-    if bad:
-        raise UserError(f"training: {len(bad)} weight tensors are not finite at the end. {REMEDY}")
+    if agreed([bool(not_finite(trainer.model))], args.device)[0]:
+        raise UserError(f"{trainer.label}: the weights are not finite at the end. {REMEDY}")
     trained = int(guard.trained_tokens)
     if args.num_train_epochs == int(args.num_train_epochs):  # several processes see some rows twice, so that each has as many
         expected = int(args.num_train_epochs) * trainer.trained_tokens_per_epoch

@@ -3,15 +3,18 @@
 CANCERLLM_CHAOS_KILLS says at how many points a run is killed (4 unless told); from 24 on every file of a checkpoint is damaged in every way too.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from jupyter_client import KernelManager
 
@@ -271,3 +274,62 @@ def test_one_of_two_processes_that_is_asked_to_stop_stops_both_at_the_same_step(
     assert ended["codes"] == [2, 2] and ended["log"].count("stopped by SIGTERM at step 2 of 5") == 2 and ended["kept"] == ["checkpoint-2"]
     again = run("two-asked", "cpt", processes=2)
     assert again["codes"] == [0, 0] and again["adapter"] == unbroken["adapter"]
+
+
+LAUNCHED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import training_worker as worker
+try:
+    worker.training.continue_pretraining(sys.argv[2], sys.argv[3], num_processes=2, **worker.BOTH | worker.SETTINGS["cpt"] | {"num_train_epochs": 20.0})
+except worker.UserError as error:
+    sys.exit(f"UserError: {error}")
+"""
+
+
+def launched(root: Path, folder: Path) -> subprocess.Popen:
+    """The same run started as a notebook starts it, through the launcher."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(WORKER.parents[2])}
+    return subprocess.Popen([sys.executable, "-c", LAUNCHED, str(WORKER.parent), str(folder), str(root / "base" / "model")], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition) -> None:
+    for _ in range(2400):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@only_thorough
+def test_a_launched_run_survives_the_death_of_a_process_and_of_the_notebook(run, root):
+    unbroken = run("two-long", "cpt", processes=2, changed={"num_train_epochs": 20.0})
+    folder = root / "launched"
+    shutil.copytree(root / "base" / "run", folder)
+    with launched(root, folder) as notebook:
+        wait_for(lambda: list(folder.rglob("checkpoint-3/manifest.json")))
+        second = next(p for p in psutil.Process(notebook.pid).children(recursive=True) if p.environ().get("LOCAL_RANK") == "1")
+        second.kill()
+        text = notebook.communicate(timeout=120)[0]
+        assert notebook.returncode == 1 and "UserError: continue_pretraining: the 2 training processes ended with code" in text
+    with launched(root, folder) as notebook:
+        wait_for(lambda: list(folder.rglob("checkpoint-12/manifest.json")))
+        workers = [p for p in psutil.Process(notebook.pid).children(recursive=True) if p.environ().get("LOCAL_RANK")]
+        notebook.terminate()  # its processes are told, save at their next step and end
+        assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=60)[1]
+        assert max(int(f.parent.name.split("-")[1]) for f in folder.rglob("manifest.json")) >= 12 and not list(folder.rglob("models/*/cpt"))
+    with launched(root, folder) as notebook:
+        text = notebook.communicate(timeout=240)[0]
+        assert notebook.returncode == 0 and "continuing from checkpoint-" in text, text
+    assert hashlib.sha256((folder / "models" / "model" / "cpt" / "adapter_model.safetensors").read_bytes()).hexdigest() == unbroken["adapter"]
+
+
+@only_thorough
+def test_whole_weights_are_as_safe_as_adapters(run):
+    changed = {"tuning": "full", "learning_rate": 0.01}
+    unbroken = run("full", "sft", changed=changed)
+    assert unbroken["adapter"]
+    for number, (share, how) in enumerate([(0.3, "torn"), (0.5, "unsynced"), (0.7, "before"), (0.9, "torn")]):
+        assert run(f"full-{number}", "sft", changed=changed, kill={"at": round(share * len(unbroken["events"])), "how": how})["codes"] == [-9]
+        assert same(run(f"full-{number}", "sft", changed=changed), unbroken)

@@ -11,12 +11,12 @@ FOLDER/base holds a random model of 2 layers and a run folder of invented notes 
            unsynced empties every file that was written and not flushed since (what a power cut may leave)
   signal   n: SIGTERM at the n-th event
   memory   rows of a batch at which memory ends
-  workers    number of data loading processes
-  processes  2: two processes over gloo; a kill, signal, memory or poison meets the second one
+  workers  number of data loading processes
+  processes  2: two processes over gloo; a kill, signal or poison meets the second one
   poison   {"what": loss | gradient, "step": n}: not a number in that step
 An event is a file below the run folder opened for writing, made, renamed or deleted, or the beginning or end of a step or micro-batch.
-Printed: one line of JSON per case: name, codes (exit codes, or minus the signal), adapter (sha256, "" if there is none), curve (sha256 of the
-learning curve), kept (sealed checkpoints), events, message (last line), log.
+Printed: one line of JSON per case: name, codes (exit codes, or minus the signal), adapter (sha256 of the trained weights, "" if there are
+none), curve (sha256 of the learning curve), kept (sealed checkpoints), events, message (last line), log.
 """
 
 import gc
@@ -35,6 +35,7 @@ import pandas as pd
 import peft.peft_model
 import torch
 import torch.distributed
+import transformers.modeling_utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
@@ -113,7 +114,7 @@ class Events:
         if not path.startswith(self.folder) or path.endswith((".lock", "events.json")) or (event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR)):
             return
         if event == "os.mkdir" and os.path.isdir(path):
-            return
+            return  # made with exist_ok: nothing happens
         self.add(f"{event} {path.removeprefix(self.folder)}")
         self.written.append(os.path.abspath(args[1]) if event == "os.rename" else path)
 
@@ -140,6 +141,7 @@ class Events:
     def install(self) -> None:
         torch.save = self.native(torch.save, 1)
         peft.peft_model.safe_save_file = self.native(peft.peft_model.safe_save_file, 1)
+        transformers.modeling_utils.safe_save_file = self.native(transformers.modeling_utils.safe_save_file, 1)
         os.fsync = self.fsync(os.fsync)
         ended = guards.Guard.on_step_end
 
@@ -259,7 +261,8 @@ def outcome(case: dict, folder: Path, base: Path) -> dict:
     children = [forked(lambda rank=rank: run(case, base, folder, rank), logs[rank], places[rank]) for rank in range(processes)]
     codes = [ended(child) for child in reversed(children)][::-1]  # the last is the one that something happens to
     text = "".join(log.read_text(errors="replace") for log in logs)
-    adapter = folder / "models" / "model" / case["stage"] / "adapter_model.safetensors"
+    weights = "model.safetensors" if case.get("changed", {}).get("tuning") == "full" else "adapter_model.safetensors"
+    adapter = folder / "models" / "model" / case["stage"] / weights
     curve = folder / "results" / "learning_curve.csv"
     digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for name, file in (("adapter", adapter), ("curve", curve))}
     kept = [path.parent.name for path in folder.rglob("manifest.json")]

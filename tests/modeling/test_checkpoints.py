@@ -42,7 +42,7 @@ def test_the_newest_sealed_checkpoint_is_found_by_number_not_by_name(tmp_path):
         checkpoint(tmp_path, step, RUN)
     (tmp_path / "checkpoint-notes").mkdir()
     found = checkpoints.newest(tmp_path, RUN)
-    assert found.name == "checkpoint-10" and checkpoints.read(found)["progress"] == {"seconds": 15.0}
+    assert found.name == "checkpoint-10" and checkpoints.progress(found) == checkpoints.read(found)["progress"] == {"seconds": 15.0}
 
 
 def test_nothing_to_resume_from(tmp_path, capsys):
