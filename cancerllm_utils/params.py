@@ -29,13 +29,13 @@ BEFORE = {
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),
 }
-STEPS = tuple(notebook for notebook in BEFORE if (paths.NOTEBOOKS / f"{notebook}.ipynb").is_file())
+STEPS = tuple(BEFORE)
 PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction")  # run once per model; 03 and 04 also per variant, 04 per stage
 PRETRAINING, TUNING, PREDICTION = PER_MODEL
 ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
-FILES = ("data_dir", "labels_file", "adjudicated_csv")  # parameters that name files outside of the run
+FILES = ("data_dir", "labels_file", "adjudicated_csv", "gpu_table")  # parameters that name files outside of the run
 STUDY_DEFAULTS = {"description": "", "like": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
 
 
@@ -243,32 +243,44 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
         own = values_of(name, profile, notebook)
         if notebook not in PER_MODEL:
             result[notebook] = own
-        for model, stages in per_model.items() if notebook in PER_MODEL else ():
+            continue
+        for model, stages in per_model.items():
             of_model = own | ({"model": model} if model else {})
-            if notebook == PRETRAINING and any(stage.startswith("cpt") for stage in stages):
-                for variant, changes in {"": {}, **changed}.items():
-                    if not variant or notebook in changes:
-                        stage = with_variant("cpt", variant)
-                        result[job_name(notebook, "" if stage == "cpt" and not model else stage, model)] = of_model | changes.get(notebook, {}) | {"stage": stage}
-            if notebook == TUNING:
-                for variant, changes in {"": {}, **changed}.items():
-                    tuned = [stage for stage in stages if stage != "cpt"]
-                    for stage in tuned if not variant or variant in study["variants"] else tuned[-1:]:
-                        on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
-                        if not variant or notebook in changes or on_other_cpt:
-                            full = with_variant(stage, variant)
-                            cpt = {"stage": full, "cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
-                            result[job_name(notebook, full, model)] = of_model | changes.get(notebook, {}) | cpt
             if notebook == PREDICTION:
+                finished = [values["stage"] for job, values in result.items() if job.startswith(TUNING) and values["model"] == of_model["model"]]
                 if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):
-                    finished = [v["stage"] for job, v in result.items() if job.startswith(TUNING) and v["model"] == of_model["model"]]
                     of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *finished]
                 result[job_name(notebook, "", model)] = of_model
+                continue
+            trained = pretraining_stages(stages, changed) if notebook == PRETRAINING else tuning_stages(stages, changed, study["variants"])
+            for stage, changes in trained.items():
+                part = "" if stage == "cpt" and not model else stage  # one pre-training of one model is the notebook's own name
+                result[job_name(notebook, part, model)] = of_model | changes | {"stage": stage}
     made = {v["stage"] for v in result.values() if "stage" in v}
     for variant in changed:
         if not {with_variant(stage, variant) for stage in STAGES} & made:
             raise UserError(f"{profile_path(name)}: study: the variant {variant} makes no job. Its notebook must be among `study: steps`, and a stage that uses it among `study: stages`.")
     return result
+
+
+def pretraining_stages(stages: list[str], changed: dict[str, dict]) -> dict[str, dict]:
+    """{stage of 03: its changes}: `cpt` and its variants, where any of the study's stages begins with it."""
+    if not any(stage.startswith("cpt") for stage in stages):
+        return {}
+    return {"cpt": {}} | {with_variant("cpt", variant): changes[PRETRAINING] for variant, changes in changed.items() if PRETRAINING in changes}
+
+
+def tuning_stages(stages: list[str], changed: dict[str, dict], named: dict) -> dict[str, dict]:
+    """{stage of 04: its changes, with the pre-training under it}; variants of a sweep (those not `named`) are made of the last stage alone."""
+    tuned = [stage for stage in stages if stage != "cpt"]
+    found = {stage: {"cpt_stage": "cpt"} for stage in tuned}
+    for variant, changes in changed.items():
+        for stage in tuned if variant in named else tuned[-1:]:
+            on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
+            if TUNING in changes or on_other_cpt:
+                cpt = {"cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
+                found[with_variant(stage, variant)] = changes.get(TUNING, {}) | cpt
+    return found
 
 
 def values_of(name: str, profile: dict, notebook: str) -> dict:

@@ -105,7 +105,7 @@ def test_second_run_does_nothing_and_one_parameter_reruns_what_follows(finished)
     changed = yaml.safe_load(finished["profile"].read_text()) | {"06_evaluation": {"n_resamples": 60}}
     finished["profile"].write_text(yaml.safe_dump(changed))
     due = cancerllm(finished["profile"], "--dry-run", env=finished["environment"])
-    assert "2 of 9 steps to run: 00_summary, 06_evaluation" in due.stdout, due.stdout + due.stderr
+    assert "3 of 10 steps to run: 00_summary, 06_evaluation, 08_efficiency" in due.stdout, due.stdout + due.stderr
 
 
 def test_plain_papermill_reproduces_a_step(finished, tmp_path):
