@@ -94,7 +94,7 @@ def heat_map(ax, values: pd.DataFrame, title: str, annot: pd.DataFrame | bool = 
 
 
 def cpt_loss(cpt: pd.DataFrame) -> Figure:
-    """Loss per token on held-out notes before and after continued pre-training. cpt: when, split, loss, bits_per_byte, tokens."""
+    """Loss per token on held-out notes (and general text) before and after continued pre-training. cpt: when, split, loss, bits_per_byte, tokens."""
     wide = cpt.pivot_table(index="split", columns="when", values="loss", sort=False)
     if wide.empty or not {"before", "after"} <= set(wide):
         return empty_figure("no loss before and after continued pre-training")
@@ -108,7 +108,7 @@ def cpt_loss(cpt: pd.DataFrame) -> Figure:
         ax.annotate(f"{100 * (row['after'] - row['before']) / row['before']:+.1f} %".replace("-", "\N{MINUS SIGN}"), ((row["before"] + row["after"]) / 2, at), (0, 6),
                     textcoords="offset points", ha="center", fontsize=9)
     ax.set_yticks(y, [f"{ring_name(split)} (n = {int(tokens[split]):,} tokens)" for split in wide.index])
-    ax.set(xlabel="loss, nats per token", title="Loss on notes before and after continued pre-training", ylim=(-0.6, len(wide) - 0.3))
+    ax.set(xlabel="loss, nats per token", title="Loss on held-out text before and after continued pre-training", ylim=(-0.6, len(wide) - 0.3))
     ax.margins(x=0.12)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
