@@ -77,6 +77,28 @@ def test_a_launcher_that_starts_another_number_is_noticed(tmp_path):
     assert "num_processes 2: the launcher started 1" in json.loads(answer.read_text())["error"]
 
 
+ENDINGS = {
+    "well": "json.dump({'steps': 3, 'scores': {'table': '{\"columns\":[\"loss\"],\"index\":[0],\"data\":[[1.5]]}'}}, open(answer, 'w'))",
+    "refused": "json.dump({'error': 'max_length 9: too long. Lower it.'}, open(answer, 'w')); print('traceback of the launcher', file=sys.stderr); sys.exit(1)",
+    "crashed": "print('the last words', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_how_the_processes_ended_is_told_once(ending, monkeypatch, capfd):
+    """A refusal is one sentence without the launcher's traceback; a crash shows the last messages; tables come back as tables."""
+    program = f"import json, os, sys; answer = sys.argv[-1]; print('a line', flush=True); {ENDINGS[ending]}"
+    monkeypatch.setattr(launch, "command", lambda config, number, arguments: [sys.executable, "-c", program, *arguments])
+    if ending == "well":
+        result = launch.in_processes("continue_pretraining", 2, {})
+        assert result["steps"] == 3 and result["scores"]["loss"].tolist() == [1.5]
+    else:
+        with pytest.raises(UserError, match="max_length 9: too long" if ending == "refused" else "2 training processes ended with code -9"):
+            launch.in_processes("continue_pretraining", 2, {})
+    shown = capfd.readouterr()
+    assert shown.out == "a line\n" + ("the last words\n\n" if ending == "crashed" else "") and not shown.err
+
+
 # Two processes
 
 CPT = {"max_length": 64, "precision": "fp32", "learning_rate": 1e-2, "lora_dropout": 0.0, "logging_steps": 1, "eval_tokens": 200, "eval_splits": ["dev"], "save_steps": 0.5}
