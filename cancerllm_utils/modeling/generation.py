@@ -186,7 +186,7 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
                 last = now
     rows = [done[example["example_id"]] for example in examples]
     greedy = [row["stop_reason"] for row in rows if row["stop_reason"]]
-    prompt_tokens = sum(map(len, tokenizer([example["prompt"] for example in examples])["input_ids"]))
+    prompt_tokens = sum(len(tokenizer(example["prompt"])["input_ids"]) for example in examples)
     outcome = {"n": len(rows), "prompt_tokens": prompt_tokens, "seconds": round(sum(row["seconds"] for row in rows), 2), "unparsed": sum(row["parsed"] == UNPARSED for row in rows),
                "eos_share": greedy.count("eos") / len(greedy) if greedy else None, **memory, "energy_kwh": None if continued else used["kwh"]}
     draft = out_path.with_name(f".{out_path.name}.draft")
