@@ -312,11 +312,11 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     results = run_dir / "results"
     results.mkdir(parents=True, exist_ok=True)
     table = pd.concat(examples, ignore_index=True)
-    _replace(results / "examples.parquet", lambda file: table.to_parquet(file, index=False))
+    write_whole(results / "examples.parquet", lambda file: table.to_parquet(file, index=False))
     closed = pd.concat(of_classes, ignore_index=True).reindex(columns=[*CLASS_KEYS, *classes.CLASS_COLUMNS])
-    _replace(results / "classes.csv", lambda file: closed.to_csv(file, index=False, float_format="%.6f"))
-    _replace(results / "institutions.csv", lambda file: institution_table(table).to_csv(file, index=False, float_format="%.6f"))
-    _replace(results / "scores.csv", lambda file: scores.to_csv(file, index=False, float_format="%.6f"))
+    write_whole(results / "classes.csv", lambda file: closed.to_csv(file, index=False, float_format="%.6f"))
+    write_whole(results / "institutions.csv", lambda file: institution_table(table).to_csv(file, index=False, float_format="%.6f"))
+    write_whole(results / "scores.csv", lambda file: scores.to_csv(file, index=False, float_format="%.6f"))
     for split in sorted(set(splits)):
         append_ledger(run_dir, split, why or "score_run")
     return scores
@@ -332,7 +332,7 @@ def institution_table(examples: pd.DataFrame) -> pd.DataFrame:
     return table.assign(average_f1=100 * table["average_f1"], value_accuracy=100 * table["value_accuracy"]).reset_index()
 
 
-def _replace(path: Path, write) -> None:
+def write_whole(path: Path, write) -> None:
     """Write through a temporary name, so that a reader never meets half a file."""
     part = path.with_name(path.name + ".part")
     write(part)

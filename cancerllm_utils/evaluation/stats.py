@@ -181,7 +181,7 @@ def permutation_test(values_a, values_b, clusters, n_permutations: int = 9999, s
     rng, extreme = np.random.default_rng(seed), np.zeros(sums.shape[1])
     for start in range(0, n_flips, chunk := max(1, CHUNK_CELLS // max(n_clusters, sums.shape[1], 1))):
         rows = np.arange(start, min(start + chunk, n_flips))
-        bits = rows[:, None] >> np.arange(n_clusters) & 1 if exact else rng.integers(2, size=(len(rows), n_clusters))
+        bits = rows[:, None] >> np.arange(n_clusters) & 1 if exact else rng.integers(2, size=(len(rows), n_clusters), dtype=np.int8)
         flipped = (2.0 * bits - 1) @ sums
         extreme += (flipped >= observed - slack).sum(axis=0) if alternative == "greater" else (np.abs(flipped) >= np.abs(observed) - slack).sum(axis=0)
     p = extreme / n_flips if exact else (1 + extreme) / (1 + n_flips)
