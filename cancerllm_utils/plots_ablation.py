@@ -29,9 +29,9 @@ def ablation(found: pd.DataFrame) -> Figure:
             for line, points in rows.groupby(["measure", "split"], sort=False):
                 _setting_line(ax, points.sort_values("setting"), settings, style[line], _measure_name(*line, points["n"]))
             ax.set_xticks(range(len(settings)), [shown(value) for value in settings])
-            ax.margins(x=0.15)
+            ax.set_xlim(-0.4, len(settings) - 0.6)
             if rows.empty:
-                ax.text(0.5, 0.5, "not changed by tuning" if loss else "not scored", transform=ax.transAxes, ha="center", va="center", color="0.4")
+                ax.text(0.5, 0.5, "not changed by tuning" if loss else "not scored", transform=ax.transAxes, ha="center", va="center", color="0.3", backgroundcolor="white")
         own = part[part["reference"].astype(bool)]
         for ax in axes[:, column] if len(own) else ():
             ax.axvline(settings.index(own["setting"].iloc[0]), color="0.6", linewidth=6, alpha=0.35, zorder=0)
@@ -52,7 +52,7 @@ def _setting_line(ax, points: pd.DataFrame, settings: list, style: dict, label: 
     errors = abs(points[["low", "high"]].astype(float).sub(points["value"].astype(float), axis=0)).to_numpy().T
     ax.errorbar(x, points["value"].astype(float), yerr=errors, markersize=6, linewidth=1.4, elinewidth=0.9, capsize=3, markerfacecolor="white", label=label, **style)
     own = points[points["reference"].astype(bool)]
-    ax.plot([settings.index(value) for value in own["setting"]], own["value"].astype(float), linestyle="none", marker=style["marker"], color=style["color"], markersize=7)
+    ax.plot([settings.index(value) for value in own["setting"]], own["value"].astype(float), linestyle="none", marker=style["marker"], color=style["color"], markersize=7, zorder=4)
 
 
 def _measure_name(measure: str, split: str, n: pd.Series) -> str:

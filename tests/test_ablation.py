@@ -28,7 +28,7 @@ def run(tmp_path):
         variant = stage.removeprefix("cpt-sft")
         cpt_stage = f"cpt{variant}" if tuned and f"cpt{variant}" in STAGES and variant else "cpt"
         values = (SFT | {"cpt_stage": cpt_stage} if tuned else CPT) | {"stage": stage} | own
-        job = params.job_name(params.TUNING if tuned else params.PRETRAINING, stage, "")
+        job = params.job_name(params.TUNING if tuned else params.PRETRAINING, "" if stage == "cpt" else stage, "")
         (tmp_path / "params" / f"{job}.yaml").write_text(yaml.safe_dump(values))
         training.append({"model": "tiny_base", "stage": stage, "train_rows": 100 if tuned else NOTES[stage], "trainable_parameters": 1000})
         if not tuned:
