@@ -232,8 +232,8 @@ def forked(work, log: Path, environment: dict) -> int:
 
 
 def ended(child: int) -> int:
-    """Exit code of a child, or minus the signal that ended it; one that hangs for two minutes is killed (-9)."""
-    for _ in range(1200):
+    """Exit code of a child, or minus the signal that ended it; one that hangs for ten minutes is killed (-9)."""
+    for _ in range(6000):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
