@@ -228,10 +228,9 @@ def mcnemar_test(right_a, right_b, alternative: str = "two-sided") -> dict:
     if a_only + b_only == 0:
         return counts | {"p_exact": 1.0, "p_mid": 1.0, "odds_ratio": float("nan"), "or_low": 0.0, "or_high": float("inf")}
     n, fewer = a_only + b_only, min(a_only, b_only)
-    coin = scipy_stats.binom(n, 0.5)
     # Of the observed table only half counts (mid-p): in the one tail, or in both, which are one table where the two counts are equal.
-    exact = coin.sf(a_only - 1) if alternative == "greater" else min(1.0, 2 * coin.cdf(fewer))
-    mid = exact - coin.pmf(a_only) * (0.5 if alternative == "greater" or a_only == b_only else 1.0)
+    exact = scipy_stats.binom.sf(a_only - 1, n, 0.5) if alternative == "greater" else min(1.0, 2 * scipy_stats.binom.cdf(fewer, n, 0.5))
+    mid = exact - scipy_stats.binom.pmf(a_only, n, 0.5) * (0.5 if alternative == "greater" or a_only == b_only else 1.0)
     low = scipy_stats.beta.ppf(0.025, a_only, b_only + 1) if a_only else 0.0  # Clopper and Pearson's limits of the share a_only / n
     high = scipy_stats.beta.ppf(0.975, a_only + 1, b_only) if b_only else 1.0
     return counts | {
