@@ -218,7 +218,7 @@ def test_sigterm_to_a_notebooks_kernel_stops_its_cell_with_the_sentence(run, roo
         client.start_channels()
         client.wait_for_ready(timeout=600)
         client.execute("from cancerllm_utils.modeling import training\n"
-                       f"training.instruction_tune({str(tmp_path / 'run')!r}, {str(root / 'base' / 'model')!r}, stage='sft', num_train_epochs=300.0, logging_seconds=0.0)")
+                       f"training.instruction_tune({str(tmp_path / 'run')!r}, {str(root / 'base' / 'model')!r}, stage='sft', max_length=256, num_train_epochs=300.0, logging_seconds=0.0)")
         asked, content = False, {}
         while "ename" not in content:
             content = client.get_iopub_msg(timeout=600)["content"]
