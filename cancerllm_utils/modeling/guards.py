@@ -148,7 +148,7 @@ class Guard(TrainerCallback):
         """Stop on a number of this step that is not finite; returns whether SIGTERM has come, to any process."""
         device = self.trainer.args.device
         losses = torch.stack([loss for _, loss in self.batches]) if self.batches else torch.zeros(1, device=device)
-        norm = self.norm.full_tensor() if isinstance(self.norm, DTensor) else torch.as_tensor(0.0 if self.norm is None else self.norm, device=device)
+        norm = torch.as_tensor(0.0 if self.norm is None else self.norm, device=device)
         finite = torch.isfinite(torch.cat([losses.float().to(device), norm.float().reshape(1)])).tolist()
         bad_loss, bad_norm, stop = agreed([not all(finite[:-1]), not finite[-1], self.stop_asked], device)
         if bad_loss or bad_norm:
