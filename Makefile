@@ -1,4 +1,5 @@
 PROFILE ?= quick
+BASE    ?= tiny_base
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -28,11 +29,11 @@ test: $(READY)   ## run the tests (no network, no GPU, no data needed)
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m pytest -q
 
-chaos: $(READY)  ## feed 10,000 malformed rows and 200 malformed files to the intake
-	@CANCERLLM_CHAOS_ROWS=10000 CANCERLLM_CHAOS_FILES=200 $(BIN)/python -m pytest -q tests/chaos
+chaos: $(READY)  ## break the intake (10,000 rows, 200 files) and the training (kills, torn checkpoints, NaN) on purpose
+	@CANCERLLM_CHAOS_ROWS=10000 CANCERLLM_CHAOS_FILES=200 CANCERLLM_CHAOS_KILLS=32 $(BIN)/python -m pytest -q tests/chaos
 
 bench: $(READY)  ## measure speed and memory (minutes; alone on the machine)
-	@export OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@export OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || [ $$? -eq 2 ] || exit 1; done  # 2: this machine lacks what it measures, and it says so
 
 lab: $(READY)    ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
@@ -40,8 +41,8 @@ lab: $(READY)    ## open the notebooks in JupyterLab
 figures: $(READY) ## copy the figures of a finished run to figures/ (PROFILE=tcga for the reference run)
 	@$(BIN)/python -m cancerllm_utils.report --figures $(PROFILE)
 
-adopt-base: $(READY) ## embed the model trained by profile tiny_base
-	@$(BIN)/python -m cancerllm_utils.modeling.tiny_base
+adopt-base: $(READY) ## embed the model trained by a profile (BASE=tiny_base, tiny_llama)
+	@$(BIN)/python -m cancerllm_utils.modeling.tiny_base $(BASE)
 
 clean:           ## delete a run with all its text (PROFILE=...)
 	rm -rf $${CANCERLLM_RUNS:-runs}/$(PROFILE)
