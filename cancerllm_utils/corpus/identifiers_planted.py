@@ -1,7 +1,7 @@
 """Invented identifiers planted into synthetic notes, with exact spans: what the identifier gate is measured on.
 
 Carrier phrases, names, number shapes and decoys are in identifiers_planted.yaml, in parts for tuning (dev, round1 to round4, test). The parts `final`,
-`final2` and `final3` are by authors who had not read the recognisers; each is scored once untouched. `final` was then tuned on, `final2` and `final3` never.
+`final2`, `final3` and `final4` are by authors who had not read the recognisers; each is scored once untouched. `final` was then tuned on, the others never.
 Decoys (sizes, grades, node counts, eponyms, stains, doses) carry no identifier: whatever is flagged in them counts as false.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 KINDS = ["person", "date", "age_over_89", "record_number", "accession", "address", "phone", "institution", "email", "url"]
-FINAL = ["final", "final2", "final3"]  # parts by other authors, each in a file of its own
+FINAL = ["final", "final2", "final3", "final4"]  # parts by other authors, each in a file of its own
 PER_NOTE = 5  # planted lines in one note
 DECOYS_PER_NOTE = 3
 UPPER_CASE = 0.15  # share of notes in capitals, as many pathology systems print them
@@ -31,7 +31,7 @@ def halves() -> dict:
 
 @cache
 def final(part: str = "final") -> dict:
-    """identifiers_planted_final.yaml, _final2.yaml or _final3.yaml: kept out of halves(), so that nothing which sweeps the parts tunes on them."""
+    """identifiers_planted_final.yaml, _final2.yaml and so on: kept out of halves(), so that nothing which sweeps the parts tunes on them."""
     return yaml.safe_load(Path(__file__).with_name(f"identifiers_planted_{part}.yaml").read_text(encoding="utf-8"))[part]
 
 
