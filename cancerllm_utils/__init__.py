@@ -1,3 +1,3 @@
 """CancerLLM, open and re-runnable: the thin package behind the notebooks."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
