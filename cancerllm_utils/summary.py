@@ -34,6 +34,8 @@ METRIC_NAMES = {
     "exact_match": "exact match F1",
     "bleu2": "BLEU-2 F1",
     "rougeL": "ROUGE-L F1",
+    "rouge1": "ROUGE-1 F1",
+    "kappa_quadratic": "quadratic kappa (x 100)",
     "value_accuracy": "value accuracy",
     "false_answer": "false answers",
     "miss": "missed values",
@@ -44,23 +46,23 @@ METRIC_NAMES = {
 }
 SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
                  "f1_low", "f1_high", "n", "unparsed", "seed"]
-COMPARISON_COLUMNS = ["a", "b", "task", "split", "difference", "low", "high", "n"]
+CPT_COLUMNS = ["model", "stage", "when", "split", "subgroup", "loss", "bits_per_byte", "tokens"]
+COMPARISON_COLUMNS = ["kind", "a", "b", "task", "split", "metric", "difference", "low", "high", "n", "p_holm", "verdict"]
 NOT_RUN = "not run"
 SILVER = ("No patient of this corpus has a label: the models were tuned on what the reading rules find in the text, and every score below is agreement "
           "with those rules. It is not accuracy, and no system can be ranked by it.")
 
 
 def read_results(run_dir: str | Path) -> dict:
-    """A run's result tables as scores, cpt, comparisons (see `paired`); synthetic: True only when every note comes from the generator; silver:
+    """A run's result tables as scores, cpt, comparisons (of average F1); synthetic: True only when every note comes from the generator; silver:
     True when no patient of the corpus has a label, so that the gold of extraction is what the reading rules find.
 
     A table whose step was not run is empty but has its columns.
     """
     folder, notes = Path(run_dir) / "results", Path(run_dir) / "corpus" / "notes.parquet"
-    files = {"scores": SCORE_COLUMNS, "cpt": ["when", "split", "loss", "bits_per_byte", "tokens"]}
+    files = {"scores": SCORE_COLUMNS, "cpt": CPT_COLUMNS, "comparisons": COMPARISON_COLUMNS}
     results = {name: pd.read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else pd.DataFrame(columns=columns) for name, columns in files.items()}
-    stored = not results["scores"].empty and (folder / "examples.parquet").is_file()
-    results["comparisons"] = paired(run_dir, results["scores"]) if stored else pd.DataFrame(columns=COMPARISON_COLUMNS)
+    results["comparisons"] = results["comparisons"].query("metric == 'average'")
     source = pd.read_parquet(notes, columns=["source"])["source"] if notes.is_file() else pd.Series(dtype=str)
     settings = Path(run_dir) / "datasets" / "settings.json"
     silver = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("silver", False)
@@ -255,28 +257,9 @@ def _signed(value: float) -> str:
 
 
 def _apart(a: pd.Series, b: pd.Series) -> str:
+    if pd.isna([a["f1_low"], b["f1_low"]]).any():
+        return "no interval from one institution"
     return "intervals apart" if a["f1_low"] > b["f1_high"] or b["f1_low"] > a["f1_high"] else "intervals overlap"
-
-
-def paired(run_dir: str | Path, scores: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of each model's headline stage to its other stages and to the baselines, on the main test set.
-
-    Returns a, b ("model/stage"), task, split, difference, low, high (points of average F1), n. It reads the stored per-example scores
-    (results/examples.parquet) and does not score again.
-    """
-    from cancerllm_utils.evaluation.score import compare
-
-    split, rows = main_split(scores), []
-    found = headline(scores, splits=[split])
-    for system in main_systems(scores):
-        for task, part in found.groupby("task", sort=False):
-            systems = system_order(part)
-            for other in systems if system in systems else []:
-                if other != system and other[0] in (system[0], *BASELINES):
-                    subgroup = "headline" if task == "phenotype_extraction" else "all"
-                    rows.append({"a": "/".join(system), "b": "/".join(other), "task": task, "split": split,
-                                 **compare(run_dir, system, other, task, split, subgroup=subgroup)})
-    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
 def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None) -> str:
@@ -299,6 +282,7 @@ def sentences(scores: pd.DataFrame, cpt: pd.DataFrame | None = None, comparisons
     elif not main_systems(scores):
         out.append("No language model was scored in this run: the numbers are those of the baselines.")
     else:
+        out += [] if comparisons is None else comparisons.loc[comparisons["kind"] == "primary", "verdict"].tolist()
         for system in main_systems(scores):
             out += system_sentences(scores, system, comparisons) + refusal_sentences(scores, system) + ring_sentences(scores, system)
     if cpt is not None and not cpt.empty:
@@ -318,20 +302,22 @@ def system_sentences(scores: pd.DataFrame, system: tuple[str, str], comparisons:
             if against := _against(rows, system, other, comparisons):
                 text += f" Against {model_name(*other)}: {against}."
         out.append(text + (f" {int(row['unparsed']):,} answers could not be read." if row["unparsed"] > 0 else ""))
-        if system[1] == "cpt-sft" and (against := _against(rows, system, (system[0], "sft"), comparisons)):
+        decided = comparisons is not None and _one(comparisons, kind="primary", a="/".join(system), b=f"{system[0]}/sft", task=task) is not None
+        if system[1] == "cpt-sft" and not decided and (against := _against(rows, system, (system[0], "sft"), comparisons)):
             out.append(f"Does continued pre-training help {task_name(task).lower()}? Tuned with it, against tuned without it: {against}.")
     return out
 
 
 def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
-    """How continued pre-training moved the loss per token, one sentence per ring of notes that it was measured on."""
+    """How continued pre-training moved the loss per token, one sentence per ring of notes (and general text) that it was measured on."""
     out = []
-    for split, part in cpt.groupby("split", sort=False):
+    for (model, split), part in cpt[cpt["subgroup"].eq("all") & cpt["stage"].eq("cpt")].groupby(["model", "split"], sort=False):
         before, after = _one(part, when="before"), _one(part, when="after")
         if before is None or after is None:
             continue
         change = 100 * (after["loss"] - before["loss"]) / before["loss"]
-        out.append(f"Continued pre-training moved the loss per token on notes of {ring_name(split)} from {before['loss']:.2f} to {after['loss']:.2f} "
+        of = ring_name(split) if split == "general" else f"notes of {ring_name(split)}"
+        out.append(f"Continued pre-training moved the loss of {model} per token on {of} from {before['loss']:.2f} to {after['loss']:.2f} "
                    f"({_signed(change)} %; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}; n = {int(after['tokens']):,} tokens).")
     return out
 

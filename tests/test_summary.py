@@ -79,7 +79,7 @@ def test_every_number_of_a_sentence_comes_from_the_tables():
 
 def test_continued_pretraining_is_judged_by_the_paired_interval():
     def verdict(low, high):
-        pair = {"a": "tiny_base/cpt-sft", "b": "tiny_base/sft", "task": "phenotype_extraction", "split": "test", "difference": 5.0, "low": low, "high": high, "n": 200}
+        pair = {"kind": "secondary", "verdict": "", "a": "tiny_base/cpt-sft", "b": "tiny_base/sft", "task": "phenotype_extraction", "split": "test", "difference": 5.0, "low": low, "high": high, "n": 200}
         said = summary.sentences(SCORES, comparisons=pd.DataFrame([pair]))
         return next(s for s in said if s.startswith("Does continued pre-training help phenotype"))
 
@@ -88,16 +88,16 @@ def test_continued_pretraining_is_judged_by_the_paired_interval():
     assert "behind" in verdict(-9.0, -1.0)
 
 
-def test_paired_reads_stored_scores(tmp_path):
+def test_the_endpoints_written_down_before_come_first_in_their_own_words(tmp_path):
     (tmp_path / "results").mkdir()
-    rows = [{"model": "tiny_base", "stage": stage, "task": "diagnosis_generation", "split": "test", "example_id": f"e{i}", "patient_id": f"p{i}", "field": "diagnosis",
-             "variant": "full", "headline": True, "cancer_type": "BRCA", "family": "paper", "average_f1": value, "exact": value, "value_correct": value}
-            for stage, value in [("base", 0.0), ("sft", 0.5), ("cpt-sft", 0.75)] for i in range(20)]
-    pd.DataFrame(rows).to_parquet(tmp_path / "results" / "examples.parquet")
-    scores = SCORES[(SCORES["task"] == "diagnosis_generation") & (SCORES["model"] == "tiny_base")]
-    found = summary.paired(tmp_path, scores).set_index("b")
-    assert found["difference"].to_dict() == {"tiny_base/base": 75.0, "tiny_base/sft": 25.0}
-    assert found.loc["tiny_base/sft", "low"] == found.loc["tiny_base/sft", "high"] == 25.0
+    SCORES.to_csv(tmp_path / "results" / "scores.csv", index=False)
+    pair = {"kind": "primary", "a": "tiny_base/cpt-sft", "b": "tiny_base/sft", "task": "phenotype_extraction", "split": "test", "difference": 5.0, "low": 1.0, "high": 9.0,
+            "n": 200, "p_holm": 0.01, "verdict": "Does it help? Yes."}
+    pd.DataFrame([{**pair, "metric": metric} for metric in ("average", "value_accuracy")]).to_csv(tmp_path / "results" / "comparisons.csv", index=False)
+    results = summary.read_results(tmp_path)
+    said = summary.sentences(results["scores"], results["cpt"], results["comparisons"])
+    assert said[0] == "Does it help? Yes." and len(results["comparisons"]) == 1
+    assert not any(sentence.startswith("Does continued pre-training help phenotype") for sentence in said), "said once"
 
 
 def test_without_scores_the_sentences_say_so():
