@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cancerllm_utils.modeling import launch, models
+from cancerllm_utils.modeling import checkpoints, launch, models
 from cancerllm_utils.modeling.trainer import learning_curve
 from cancerllm_utils.tasks.task import load_task, prompt_hash
 
@@ -23,7 +23,7 @@ def checkpoint_dir(run_dir: Path, entry: dict, stage: str) -> Path:
 
 
 def save_stage(trainer, run_dir: Path, entry: dict, stage: str, before: list[dict], settings: dict, place: dict, done: dict) -> Path:
-    """Weights and cancerllm.json into models/<model>/<stage>/, as a whole or not at all; the stage's checkpoints are removed.
+    """Weights and cancerllm.json into models/<model>/<stage>/, as a whole or not at all.
 
     An adapter in PEFT's layout, or with tuning full the whole weights as model.safetensors. Weights that several processes hold in parts are
     gathered first, so every process must call this; the main one writes.
@@ -50,10 +50,16 @@ def save_stage(trainer, run_dir: Path, entry: dict, stage: str, before: list[dic
         "training": settings, "outcome": done, "versions": models.library_versions(),
     }
     (draft / models.CARD).write_text(json.dumps(card, indent=1, default=str) + "\n")
+    for file in [*draft.iterdir(), draft]:
+        checkpoints.flush_to_disk(file)
     shutil.rmtree(target, ignore_errors=True)
     draft.replace(target)
-    shutil.rmtree(checkpoint_dir(run_dir, entry, stage), ignore_errors=True)
     return target
+
+
+def forget_checkpoints(run_dir: Path, entry: dict, stage: str) -> None:
+    """Remove a finished stage's checkpoints: the last thing to do, or a run killed before its results are written would train again."""
+    shutil.rmtree(checkpoint_dir(run_dir, entry, stage), ignore_errors=True)
 
 
 def write_rows(path: Path, table: pd.DataFrame) -> None:

@@ -139,6 +139,7 @@ def run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before,
     done["model_dir"] = str(stages.save_stage(trainer, run_dir, entry, stage, before, settings, place, done))
     if trainer.is_world_process_zero():
         stages.write_results(run_dir, **tables)
+        stages.forget_checkpoints(run_dir, entry, stage)
     return {**done, **tables}
 
 
