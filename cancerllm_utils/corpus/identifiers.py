@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from cancerllm_utils.corpus.identifiers_addresses import addresses, city, led_address, named_parts, named_place, named_street, street
-from cancerllm_utils.corpus.identifiers_names import institutions, rules, windows_by_gate
+from cancerllm_utils.corpus.identifiers_names import institutions, named_hospital, rules, windows_by_gate
 from cancerllm_utils.corpus.identifiers_persons import persons
 from cancerllm_utils.corpus.identifiers_planted import KINDS, planted
 from cancerllm_utils.errors import UserError
@@ -32,7 +32,8 @@ CLINICAL = re.compile(r"\d\s?(?:cm|mm|Gy)\b|(?<![\w-])(?:[ycpra]{0,3}[TN][0-4]|[
 
 
 BEHIND_NAME = re.compile(r"(?:[ ]{1,4}|,[ ]|[ ]?[-|/][ ]?|\t)[(\[#]?(?P<id>[A-Z]{0,3}-?\d{5,12}|\d{2,3}[- ]\d{2,3}[- ]\d{2,3})(?![\w/.-]*\d)")
-CANADIAN = re.compile(r"\b[A-Z]\d[A-Z][ -]?\d[A-Z]\d\b")  # a post code that reads like an N category
+# Post codes of Canada and Britain that read like an N category or a size (TN3 7MM).
+POST_CODE = re.compile(r"\b(?:[A-Z]\d[A-Z][ -]?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2})\b")
 
 
 def find(text: str) -> list[dict]:
@@ -68,7 +69,7 @@ def pattern_candidates(text: str, lower: str, windows: dict) -> list[tuple]:
                 if "check" in rule and not CHECKS[rule["check"]](match):
                     continue
                 groups = match.groupdict()
-                name = next((name for name in ("id", "id2", "id3") if groups.get(name)), 0)
+                name = next((name for name in ("id", "id2", "id3", "id4", "id5") if groups.get(name)), 0)
                 found.append((rule["score"], *match.span(name), rule["kind"]))
     return found
 
@@ -77,6 +78,7 @@ def without_overlap(text: str, candidates: list[tuple]) -> list[dict]:
     """The surest candidates first; of a later one only what is still free; findings of one kind that touch become one."""
     taken, kept = [], []
     for score, start, end, kind in sorted(candidates, key=lambda found: (-found[0], found[1] - found[2])):
+        whole = end - start
         for low, high, other in taken:
             if start < high and low < end:
                 if kind != other and start < low and end > high:
@@ -86,7 +88,9 @@ def without_overlap(text: str, candidates: list[tuple]) -> list[dict]:
                 else:
                     start = high
         piece = text[start:end] if start < end else ""
-        if sum(map(str.isalnum, piece)) < 2 or CLINICAL.search(CANADIAN.sub("", piece) if kind == "address" else piece):
+        if kind == "address" and len(piece) < whole and re.fullmatch(r"[ ,.]*[A-Z]{2}[ ,.]*", piece):  # "Dr. Name, MS" is no town and state
+            continue
+        if sum(map(str.isalnum, piece)) < 2 or CLINICAL.search(POST_CODE.sub("", piece) if kind == "address" else piece):
             continue
         start, end = start + len(piece) - len(piece.lstrip(" ,\n")), end - (len(piece) - len(piece.rstrip(" ,\n")))
         taken.append((start, end, kind))
@@ -137,8 +141,9 @@ def spelled_date(match: re.Match) -> bool:
         return False
     if (re.search(r"(?:19|20)\d\d\W{0,2}$", before) or re.match(r"(?:19|20)\d\d", found)) and re.match(r"\s?;", match.string[match.end() :]):  # a journal's
         return False
+    stain = not re.search(r"\b(?:on|visit|seen|since|until|till|dated?|from|to|by|clinic|appt|appointment|admitted|discharged|ct|mri)\s$", before, re.IGNORECASE) or "-" in found
     return not re.search(r"\bmay\b|\bmarch\b|\bmar\b|\bdec\b", found) and not re.match(
-        r"oct\W?[34]\b(?!\W*\d)|(?:[1-4]\W)?sec|\d+\W?mar\b(?!\W*\d)", found, re.IGNORECASE
+        (r"oct\W?[34]\b(?!\W*\d)|" if stain else "") + r"(?:[1-4]\W)?sec|\d+\W?mar\b(?!\W*\d)", found, re.IGNORECASE
     )
 
 
@@ -156,8 +161,8 @@ def digits(match: re.Match) -> int:
 
 
 def number(match: re.Match) -> bool:
-    """Four digits or more, and neither a measure (490.0) nor a range of blocks (E12-E14)."""
-    return digits(match) >= 4 and not re.fullmatch(r"\d+\.\d+|[A-Z]\d{1,2}-[A-Z]?\d{1,2}|CA[- ]?\d.*", match["id"], re.IGNORECASE)
+    """Four digits or more, and neither a measure (490.0) nor a date nor a range of blocks (E12-E14)."""
+    return digits(match) >= 4 and not re.fullmatch(r"\d+\.\d+|(?:0?[1-9]|[12]\d|3[01])([/-])(?:0?[1-9]|[12]\d|3[01])\1(?:19|20)\d\d|[A-Z]\d{1,2}-[A-Z]?\d{1,2}|CA[- ]?\d.*", match["id"], re.IGNORECASE)
 
 
 def no_citation(match: re.Match) -> bool:
@@ -170,7 +175,9 @@ def no_citation(match: re.Match) -> bool:
 
 
 def accession_shape(match: re.Match) -> bool:
-    """Not a gene or an antibody, nor one with its CPT code (88342)."""
+    """Not a gene or an antibody or its clone, nor one with its CPT code (88342)."""
+    if re.search(r"\bclone\W{0,3}$", match.string[max(0, match.start() - 10) : match.start()], re.IGNORECASE):
+        return False
     return (not re.search(r"-88\d{3}$", match[0]) and match["p"] not in ("CD", "CK", "ICD", "TNM", "HPV", "PMID", "NCT", "CT", "AE", "L", "T", "C")) or digits(
         match
     ) >= 7
@@ -178,6 +185,8 @@ def accession_shape(match: re.Match) -> bool:
 
 def mixed_code(match: re.Match) -> bool:
     """Letters and five digits or more; not a SNOMED or ICD-O code, a CPT code, a date or a trial."""
+    if re.search(r"\bclone\W{0,3}$", match.string[max(0, match.start() - 10) : match.start()], re.IGNORECASE):
+        return False
     return digits(match) >= 5 and not re.search(
         r"-88\d{3}$|^[TMPE]-?\d{4,5}(?:/\d)?$|^(?:NCT|PMC|PMID|RTOG|NSABP|ISRCTN|DOI|ISBN)|(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)", match[0]
     )
@@ -217,6 +226,7 @@ CHECKS = {
     "named_parts": named_parts,
     "led_address": led_address,
     "named_place": named_place,
+    "named_hospital": named_hospital,
 }
 
 

@@ -10,7 +10,7 @@ MONTH = re.compile(r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?:[a-z]
 # A street of ordinary words with its number: other words for a street are ordinary words of a report too (view, green, walk).
 NUMBERED = re.compile(r"\d{1,5}\w?,? [A-Z][^,\n]* (?i:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|way|close|terrace|parkway|crescent|highway|gardens|circle|grove)\b")
 STATE = re.compile(r"[A-Z]{2,3}")
-WORD_AND_STATE = re.compile(r"(?:IN|OR|ME|HI|OK|ON|AS)\b(?![.,]?\s+[\dA-Z]*\d|[,.]|\s*$)")  # in capitals, words as well
+WORD_AND_STATE = re.compile(r"(?:IN|OR|ME|HI|OK|ON|AS)\b(?![.,]?\s+[\dA-Z]*\d|[,.]|\s*$|[ ]*\n)")  # in capitals, words as well
 BOXED = re.compile(r"\b(?:box|rr|r\.r\.|route|highway|hwy|rural|delivery)\b", re.IGNORECASE)
 PLACE_OF_CARE = re.compile(r"\b(?:hospitals?|clinic|infirmary|medical|cent(?:er|re)|laborator(?:y|ies)|university|health|surgery|practice|institute)\b", re.IGNORECASE)
 
@@ -35,11 +35,18 @@ def addresses(text: str, windows: list[tuple]) -> list[tuple]:
                 if step[1] or "\n" not in text[end:last]:  # a town on a line of its own counts when a code or county follows
                     end = last
             low = known = end
-            if (before := rules()["town_before"].search(text, max(0, start - 60), start)) and not known_word(before["town"].split(",")[0].split()[-1]):
+            before = rules()["town_before"].search(text, max(0, start - 60), start)
+            if before and not known_word(before["town"].split(",")[0].split()[-1]) and not named_person(before["town"]):
                 start, count = before.start("town"), count + 1
             if (sure > 1 or (road and count > 1 and not PLACE_OF_CARE.match(text, end + 1))) and placed(text[start:end]) and (count > 1 or not rules()["code_alone"].fullmatch(text[start:end])):
                 found.append((SURE, start, end, "address"))
     return found
+
+
+def named_person(town: str) -> bool:
+    """Whether the words before a street are a given name and a family's, not a house or town."""
+    words = town.split(",")[0].lower().split()
+    return len(words) > 1 and words[0] in rules()["given"]
 
 
 def next_part(text: str, end: int) -> tuple[int, int] | None:
@@ -48,7 +55,7 @@ def next_part(text: str, end: int) -> tuple[int, int] | None:
     if not between or ("\n" in between[0] and not all_parts(text, between.end())):
         return None
     if match := rules()["parts"].match(text, between.end()):
-        if WORD_AND_STATE.match(text, match.start()) or ordinary(match[0]):
+        if WORD_AND_STATE.match(text, match.start()) or (len(match[0]) > 2 and ordinary(match[0])):
             return None
         return match.end(), WEIGHTS[match.lastgroup]
     if between[0] != " " and (match := rules()["town"].match(text, between.end())):
@@ -132,14 +139,14 @@ def led_address(match: re.Match) -> bool:
     words = re.findall(r"[^\W\d_][\w'’-]{2,}", match["id"])
     if not words or not re.search(r"\d", match["id"]) or re.search(r"\b(?:Hospital|Clinic|Cent(?:er|re)|Infirmary|mg|Gy|cm)\b", match["id"], re.IGNORECASE):
         return False
-    if MONTH.match(words[0]) or re.match(r"(?:day|cycle|stage|grade|level|room|bed|ward)\b", words[0], re.IGNORECASE) or "year" in match["id"].lower():
+    if MONTH.match(words[0]) or re.search(r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d{1,2},? (?:19|20)\d\d", match["id"], re.IGNORECASE) or re.match(r"(?:day|cycle|stage|grade|level|room|bed|ward)\b", words[0], re.IGNORECASE) or "year" in match["id"].lower():
         return False
     return any(word.lower() not in rules()["words"] for word in words) or bool(re.search(r"\b\d{1,5}[a-z]?\s[A-Z][a-z]", match["id"]))
 
 
 def named_place(match: re.Match) -> bool:
     """A town by a word that is in no list; a state or a country alone is no identifier."""
-    words = re.findall(r"[\w'’-]+", match["id"])
+    words = re.findall(r"[^\W\d][\w'’-]+", match["id"])
     if re.fullmatch(rules()["larger"], match["id"]):
         return False
     return not known_word(words[0]) or (not match["id"].isupper() and any(not known_word(word) for word in words))

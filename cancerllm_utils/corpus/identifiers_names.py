@@ -12,7 +12,10 @@ WEAK_HEAD = re.compile(
     re.IGNORECASE,
 )
 # A department's name is an institution's only behind words that are all names, and not in capitals.
-SPECIALTY = re.compile(r"(?:oncology|imaging|radiology|pathology|dermatology|urology|gastroenterology|care|unit|living)", re.IGNORECASE)
+SPECIALTY = re.compile(r"(?:oncology|imaging|radiology|pathology|dermatology|urology|gastroenterology|care|(?:care )?unit|living|surgery|rehab(?:ilitation)?|dialysis|women's health|(?:family|internal) medicine)", re.IGNORECASE)
+# Before the name of a general practice.
+PRACTICE = re.compile(r"(?:\bGP|hospital|practice|registered (?:at|with)|patient (?:at|of)|referred (?:by|from)|attends|letter (?:to|from)|copy to|cc)\s*:?\s+(?:the\s)?$", re.IGNORECASE)
+LED, ENDED = re.compile(r"(?:^|\n|[|:]|\b(?:at|from|The|THE|AT|FROM))[ ]*$"), re.compile(r"[ ]*(?:[.,;|)\n]|-[ ]|$)")
 
 
 @cache
@@ -36,14 +39,14 @@ def rules() -> dict:
     raw["titles"], raw["unsure_titles"] = set(person["titles"]), set(person["unsure_titles"])
     raw["more"] = re.compile(r"(?:,|,?\s?(?:and|&|AND)|/|,?\s?or)\s*$")
     raw["label"] = re.compile(rf"(?<!\w){person['labels']}\s*(?:\([^)\n]{{0,20}}\))?(?P<colon>\s*[:\-–|=]+)?[\s(\"“\']*$", re.IGNORECASE)
-    raw["relative"] = re.compile(rf"(?<!\w){person['kin']}(?:\s*[,:]\s+|\s*\(\s?|\s+(?:(?:is|named|called|was)\s+)?)$", re.IGNORECASE)
+    raw["relative"] = re.compile(rf"(?<!\w){person['kin']}(?:['’]s)?(?:\s+name)?(?:\s*[,:]\s+|\s*\(\s?|\s+(?:(?:is|named|called|was)\s+)?)$", re.IGNORECASE)
     raw["credential"] = re.compile(rf"[ ]*,?[ ]*{person['credentials']}(?!\.?\w|\s?:)")
     raw["state"] = re.compile(rf",?\s(?:(?i:{raw['fragments']['states']})|{raw['fragments']['state_dotted']}|(?!MD|PA|DO){raw['fragments']['state_short']})(?!\w)")
     parts = raw["fragments"] | raw["address_parts"]
     kinds = "|".join(f"(?P<{name}>{with_fragments('{' + name + '}', parts)})" for name in ("sure", "road", "unsure", "bare"))
     raw["parts"] = re.compile(rf"(?<![\w/.-])(?:{kinds})(?!\w)")
     raw["between"], raw["town"] = re.compile(parts["between"]), re.compile(with_fragments(r"(?:(?i:the|near|nr\.?|opp\.?|opposite|behind|next[ ]to|beside|adjacent[ ]to)[ ])?{ns}(?:[ ](?:\d{4,5}(?:-\d{4})?|\d{1,2}[A-Z]?(?=\s*(?:[,.;\n]|$))))?(?!\w)", parts))
-    raw["town_before"] = re.compile(with_fragments(r"(?<![\w.,-] )(?<!\w)(?P<town>(?:(?i:the)[ ])?{n}(?:[ ]{n})?(?:,[ ]{n}(?:[ ]{n})?)?),[ ]$", parts))
+    raw["town_before"] = re.compile(with_fragments(r"(?:(?<![\w.,-] )|(?<=\b(?i:of|at|to|in) )|(?<=\b(?i:from|home) )|(?<=\b(?i:address) )|(?<=: ))(?<!\w)(?P<town>(?:(?i:the)[ ])?{n}(?:[ ]{n})?(?:,[ ]{n}(?:[ ]{n})?)?),[ ]$", parts))
     raw["code_alone"] = re.compile(r"(?:[A-Z][\w'’-]+,?[ ])*[A-Z]\w{1,3}[ -]?\w{3,4}")
     raw["street_line"] = re.compile(rf".*?\b(?:{raw['fragments']['street_word']}|St|Dr|Ct|Route|Rte)\b|.*", re.IGNORECASE | re.DOTALL)
     raw["larger"] = re.compile(rf"(?:{raw['fragments']['states']}|{raw['countries']})", re.IGNORECASE)
@@ -126,12 +129,15 @@ def institutions(text: str, lower: str, windows: list[tuple]) -> list[tuple]:
                     for word in re.findall(r"[\w'-]+", text[start : match.start()])
                     if not known_word(word) and word.lower() not in rules()["not_names"] and (len(word) > 2 or word.lower() in rules()["family"])
                 ]
-                before = text[start : match.start()].split()
-                if SPECIALTY.fullmatch(match[0]) and (mostly_capitals(text, start) or len(own) < len(before) or any(map(misread_word, own))):
+                before = [word for word in text[start : match.start()].split() if word not in ("and", "AND", "&", "The", "THE", "the")]
+                practice = match[0].lower() == "surgery" and PRACTICE.search(text[max(0, start - 30) : start])
+                if match[0].lower() == "surgery" and not practice and not (LED.search(text[max(0, start - 8) : start]) and ENDED.match(text, match.end())):
+                    continue
+                if not practice and SPECIALTY.fullmatch(match[0]) and (mostly_capitals(text, start) or len(own) < len(before) or any(map(misread_word, own))):
                     continue
                 if match[0].lower().startswith("and p"):  # the partners before: "Smith, Jones and Partners"
                     start = re.search(r"(?:[A-ZÀ-Þ][\w'’-]+(?:[ ][A-ZÀ-Þ][\w'’-]+)?, )*$", text[max(0, start - 60) : start]).start() + max(0, start - 60)
-                if own or not WEAK_HEAD.search(match[0]):
+                if own or practice or not WEAK_HEAD.search(match[0]):
                     found.append((0.82, start, match.end(), "institution"))
         found += [(0.82, *match.span(), "institution") for match in rules()["whole"].finditer(text, low, high)]
         for match in rules()["of"].finditer(text, low, high):
@@ -178,16 +184,24 @@ def proper_name_before(text: str, position: int) -> int | None:
 
 def proper_name_behind(text: str, position: int) -> int | None:
     """Where the one to three capitalised words behind "University of" end; None when there are none."""
-    words = re.match(r"[A-ZÀ-Þ][\w'’-]+(?:[ ][A-ZÀ-Þ][\w'’-]+){0,2}", text[position : position + 60])
+    words = re.match(r"[A-ZÀ-Þ][\w'’-]+(?:[ ](?:(?:of|am|an der|upon)[ ])?[A-ZÀ-Þ][\w'’-]+){0,2}", text[position : position + 60])
     if not words:
         return None
     end, university = 0, text[max(0, position - 16) : position].lower().rstrip().endswith("university of")
     for word in re.finditer(r"\S+", words[0]):
+        if word[0] in ("of", "am", "an", "der", "upon"):  # "Vale of Corran"
+            continue
         if word[0].lower() in rules()["generic"]:
             break
         if not known_word(word[0]) or (university and not mostly_capitals(text, position)):
             end = word.end()
     return position + end if end else None
+
+
+def named_hospital(match: re.Match) -> bool:
+    """Whether "Quillham General" or "Royal Quillham" has a word that is in no list and stands in no line of capitals."""
+    words = re.findall(r"[^\W\d_][\w'’-]{2,}", match["id"])
+    return any(not known_word(word) and word.lower() not in rules()["not_names"] and not misread_word(word) for word in words)
 
 
 # ---------------------------------------------------------------- persons

@@ -20,6 +20,26 @@ PLACE_BEHIND = re.compile(
     r"|Health|Cent(?:er|re)|Infirmary|Hospice|Laborator|Street|Road|Avenue|Lane|Drive|Way|Close|Crescent)\b",
     re.IGNORECASE,
 )
+# A person is spoken of: what stands behind, or before, a given name alone; who did something, before a family's name alone.
+ACTS = re.compile(
+    r"(?<=['’]s)\s(?:mother|father|husband|wife|son|daughter|sister|brother|partner|family|carer|GP|case|care|symptoms|pain|notes)\b"
+    r"|\s(?:looked|looks|tells|told|says|said|reports|reported|feels|felt|denies|denied|understands|understood|agreed|agrees|lives|works|enjoys|attended|attends|came|comes|remains"
+    r"|presented|was|is|has|had|will|would|wishes|declined|continues|tolerated|returns|returned|walks|complains|complained|states|stated|describes|described|wants|asked|thinks"
+    r"|smokes|drinks|sleeps|eats|manages|knows|rang|phoned|called|completed|remembers|wondered|seems|seemed|appears|appeared)\b",
+    re.IGNORECASE,
+)
+ACTED_ON = re.compile(r"\b(?:reviewed|saw|met|examined|seeing|meeting|telephoned|rang|phoned|told|asked|advised|counsel+ed|reassured|consented|referring)\s$", re.IGNORECASE)
+DONE_BY = re.compile(
+    r"(?:\b(?:[a-z]{3,}ed|seen|read|taken|done|drawn|written|given|sent)\sby|(?:call|phon|fax|relay|report|communicat|convey|handed over|giv)\w*\sto|d/w|s/w|discussed\swith"
+    r"|\b(?:fellow|operator|assistant|surgeon|registrar|anaesthetist|in charge:?))\s$",
+    re.IGNORECASE,
+)
+LISTED_WITH = re.compile(
+    r"(?:^|\n|\s)(?:present|attendees|in attendance|apologies|cc|c\.c\.|cop(?:y|ies)(?: to)?|(?:surgeon|assistant|operator|pathologist|radiologist|oncologist)s?)\s*:[^\n:]{0,60}[,;/&]\s$",
+    re.IGNORECASE,
+)
+SUFFIX = re.compile(r",?\s(?:Jr|Sr|JR|SR)\b\.?|,?\s(?:II|III|IV)\b")
+SUBTYPE = re.compile(r"(?:luminal|type|group|class|hepatitis|vitamin|block|slide|part|specimen|level|cell|stage|grade|panel|figure|table)\s$", re.IGNORECASE)
 STREET = {"road", "rd", "street", "avenue", "ave", "drive", "terrace", "crescent", "boulevard", "blvd", "highway", "parkway"}  # no family's name
 RECORD_BEHIND = re.compile(
     r"(?:[ ]{1,4}|,[ ]?|[ ]?[-|(][ ]?)"
@@ -30,7 +50,7 @@ ADDRESS_BELOW = re.compile(
     re.IGNORECASE,
 )
 ROLE_BELOW = re.compile(
-    r"[ ]*,?\n[ ]*(?:Consultant|Professor|Department|Attending|Specialist|Registrar|Staff|Chief|Director"
+    r"[ ]*(?:,[ ]|,?\n[ ]*)(?:(?:Specialty|Specialist|Trainee)[ ])?(?:Consultant|Professor|Department|Attending|Specialist|Registrar|Staff|Chief|Director"
     r"|Senior|Clinical|Oncolog|Pathologist|Surgeon|Nurse|Fellow|Resident|Secretary|Oberarzt|Chefarzt)",
     re.IGNORECASE,
 )
@@ -65,6 +85,8 @@ def persons(text: str) -> list[tuple]:
         if not score:
             number += 1
             continue
+        if (len(run) > 1 or title) and (suffix := SUFFIX.match(text, end)):
+            end = suffix.end()
         found.append((score, start, end, "person"))
         while number < len(tokens) and tokens[number].start() < end:
             number += 1
@@ -74,7 +96,7 @@ def persons(text: str) -> list[tuple]:
 @lru_cache(maxsize=100_000)
 def name_like(word: str) -> bool:
     """Could be a name: in the name lists, or no ordinary word, no eponym, no acronym with digits."""
-    lists, lower = rules(), word.lower()
+    lists, lower = rules(), re.sub("['’]s$", "", word.lower())
     if lower in lists["not_names"] or word in lists["titles"] or len(word) < 2:
         return False
     if lower in lists["given"] or lower in lists["family"]:
@@ -142,7 +164,8 @@ def name_run(text: str, tokens: list[re.Match], number: int, lists: dict, title:
         word, gap = token[0], text[run[-1].end() : token.start()]
         if len(run) >= 5 or len(gap) > 12:
             break
-        if word.lower() in lists["particle_words"] and not re.search(r"[\"“'(]$", gap):
+        last = initials(word) and re.match(r"\s*(?:[;,.)|\n]|$)|\s{2}", text[token.end() :])
+        if word.lower() in lists["particle_words"] and not last and not re.search(r"[\"“'(]$", gap):
             continue
         initial = len(word) == 1 and not re.match(r"[-:/)\d]", text[token.end() : token.end() + 1])
         listed = run[0][0].lower() in lists["given"] and word.lower() in lists["not_names"]
@@ -151,14 +174,14 @@ def name_run(text: str, tokens: list[re.Match], number: int, lists: dict, title:
             commas, joins = 1, True
         # "Family, Given" fills a field: the word behind the comma is a name, be it an ordinary word elsewhere.
         if gap == ", " and not commas and not title and field and len(word) > 1 and FIELD_END.match(text, token.end()) and not lists["credential"].match(text[run[-1].end() :]):
-            commas, joins, listed = 1, True, not known_word(run[0][0]) and word.lower() not in lists["not_names"]
+            commas, joins, listed = 1, True, not known_word(run[0][0]) and (word.lower() not in lists["not_names"] or word.lower() in lists["given"])
         family = gap == ", " and not commas and not title and field and not lists["credential"].match(text[run[-1].end() :])
         if family and len(word) == 1 and re.match(r"\.?\s*(?:[A-Z]\.?\s*)?(?:\n|$|[|;)])", text[token.end() :]):
             commas, joins = 1, True  # "Family, G"
         quoted = re.fullmatch(r"\s[\"“”'(]|[\"“”')]\s", gap) and len(word) > 2 and word[1:].islower() and not title  # a pet name: Given "Pet" Family
         if quoted and (gap[0] != " " or re.match(r"[\"”')]\s[A-ZÀ-Þ]", text[token.end() : token.end() + 3])):
             joins, listed = True, True
-        if joins and initials(word) and (title or field) and len(run) == 1 and re.match(r"\s*(?:[;,.)|\n]|$)", text[token.end() :]):
+        if joins and last and (title or field) and len(run) == 1:
             listed = True
         if not joins or not (initial or listed or name_like(word)):
             break
@@ -172,7 +195,7 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
     acronym = len(words) == 1 and words[0].isupper() and len(words[0]) < 5 and words[0].lower() not in lists["family"]  # "MR ALT"
     if title == "sure" or (title and not known_word(words[0]) and not acronym):
         return TITLED
-    lower = [word.lower() for word in words]
+    lower = [re.sub("['’]s$", "", word.lower()) for word in words]
     known = [known_word(word) for word in words]
     listed = sum((word in lists["given"] or word in lists["family"]) and not common for word, common in zip(lower, known))
     unknown = len(words) - sum(known)
@@ -188,6 +211,8 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
     if misread and not clean_around(text, start, end):
         return 0.0
     before = text[max(0, start - 60) : start]
+    if len(run) == 2 and len(run[0][0]) == 1 and SUBTYPE.search(text[max(0, start - 12) : start]):  # "luminal B. Lane 4"
+        return 0.0
     if PLACE_BEHIND.match(text, end) and not lists["credential"].match(text[end : end + 14]):
         return 0.0
     plain = unknown and not misread and not all(word.isupper() and len(word) < 4 for word in words)
@@ -196,7 +221,7 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
         return 0.85
     if plain and comma and len(words) > 1 and RECORD_BEHIND.match(text, end) and not known[0]:
         return 0.85
-    if plain and len(run) > 1 and not any(known) and alone and (ADDRESS_BELOW.match(text, end) or ROLE_BELOW.match(text, end)):
+    if plain and len(run) > 1 and not (known[0] if initials(words[-1]) else any(known)) and alone and (ADDRESS_BELOW.match(text, end) or ROLE_BELOW.match(text, end)):
         return 0.8
     if plain and len(run) > 1 and comma and not any(known) and re.search(r"[\"“'‘]$", before):
         return 0.8
@@ -222,6 +247,17 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
             or (len(run[0][0]) == 1 and "." in text[start:end] and unknown)
         ):
             return 0.8
+    given = lower[0] in lists["given"] and run[0][0][1:].islower()
+    if given and lists["relative"].search(before):  # "his wife Ana"
+        return 0.8
+    if given and len(words) == 1 and not any(known) and (ACTS.match(text, end) or ACTED_ON.search(before)):
+        return 0.7
+    if capitals and len(run) == 1 and lower[0] in lists["given"] and not any(known) and ACTS.match(text, end) and clean_around(text, start, end):
+        return 0.65
+    if plain and not capitals and not any(known) and (DONE_BY.search(before) or LISTED_WITH.search(before)) and clean_around(text, start, end):
+        return 0.65
+    if plain and len(words) > 1 and listed and not any(known) and RECORD_BEHIND.match(text, end):
+        return 0.8
     if lists["relative"].search(before) and unknown and (listed or len(words) > 1 or (plain and clean_around(text, start, end))):
         return 0.8
     given_first = lower[0] in lists["given"] and len(words) > 1 and not comma
