@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import binomtest
 
-from cancerllm_utils.corpus.identifiers_addresses import addresses, city, led_address, named_parts, named_place, named_street, street
+from cancerllm_utils.corpus.identifiers_addresses import addresses, city, led_address, named_parts, named_place, named_street, no_month, street
 from cancerllm_utils.corpus.identifiers_names import institutions, named_hospital, rules, windows_by_gate
 from cancerllm_utils.corpus.identifiers_persons import persons
 from cancerllm_utils.corpus.identifiers_planted import KINDS, planted
@@ -220,6 +220,7 @@ CHECKS = {
     "long_number": lambda match: 8 <= digits(match) <= 15,
     "accession_shape": accession_shape,
     "mixed_code": mixed_code,
+    "no_month": no_month,
     "named_street": named_street,
     "street": street,
     "city": city,

@@ -134,6 +134,11 @@ def named_parts(match: re.Match) -> bool:
     )
 
 
+def no_month(match: re.Match) -> bool:
+    """Not a month, its day and a year in a line of capitals."""
+    return not any(map(MONTH.match, re.findall(r"[^\W\d]{3,}", match[0])))
+
+
 def led_address(match: re.Match) -> bool:
     """Behind words that lead to an address: a number, and a word of three letters that is neither a month nor the name of an institution."""
     words = re.findall(r"[^\W\d_][\w'’-]{2,}", match["id"])

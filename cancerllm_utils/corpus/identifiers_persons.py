@@ -23,12 +23,13 @@ PLACE_BEHIND = re.compile(
 # A person is spoken of: what stands behind, or before, a given name alone; who did something, before a family's name alone.
 ACTS = re.compile(
     r"(?<=['’]s)\s(?:mother|father|husband|wife|son|daughter|sister|brother|partner|family|carer|GP|case|care|symptoms|pain|notes)\b"
+    r"|,?\s\(?(?:her\s|his\s|the\s)?(?:mother|father|husband|wife|son|daughter|sister|brother|partner|niece|nephew|carer)\)"
     r"|\s(?:looked|looks|tells|told|says|said|reports|reported|feels|felt|denies|denied|understands|understood|agreed|agrees|lives|works|enjoys|attended|attends|came|comes|remains"
     r"|presented|was|is|has|had|will|would|wishes|declined|continues|tolerated|returns|returned|walks|complains|complained|states|stated|describes|described|wants|asked|thinks"
     r"|smokes|drinks|sleeps|eats|manages|knows|rang|phoned|called|completed|remembers|wondered|seems|seemed|appears|appeared)\b",
     re.IGNORECASE,
 )
-ACTED_ON = re.compile(r"\b(?:reviewed|saw|met|examined|seeing|meeting|telephoned|rang|phoned|told|asked|advised|counsel+ed|reassured|consented|referring)\s$", re.IGNORECASE)
+ACTED_ON = re.compile(r"\b(?:reviewed|saw|met|examined|seeing|meeting|telephoned|rang|phoned|told|asked|advised|counsel+ed|reassured|consented|referring|hi|hello|(?:spoke|spoken|speaking)\s(?:to|with)|(?:sons|daughters|sisters|brothers|children|siblings),?|(?:thanks|regards|wishes),?)[\s:]+$", re.IGNORECASE)
 DONE_BY = re.compile(
     r"(?:\b(?:[a-z]{3,}ed|seen|read|taken|done|drawn|written|given|sent)\sby|(?:call|phon|fax|relay|report|communicat|convey|handed over|giv)\w*\sto|d/w|s/w|discussed\swith"
     r"|\b(?:fellow|operator|assistant|surgeon|registrar|anaesthetist|in charge:?))\s$",
@@ -97,7 +98,7 @@ def persons(text: str) -> list[tuple]:
 def name_like(word: str) -> bool:
     """Could be a name: in the name lists, or no ordinary word, no eponym, no acronym with digits."""
     lists, lower = rules(), re.sub("['’]s$", "", word.lower())
-    if lower in lists["not_names"] or word in lists["titles"] or len(word) < 2:
+    if word.lower() in lists["not_names"] or word in lists["titles"] or len(word) < 2:
         return False
     if lower in lists["given"] or lower in lists["family"]:
         return True
@@ -255,6 +256,8 @@ def evidence(text: str, start: int, end: int, run: list[re.Match], title: bool, 
     if capitals and len(run) == 1 and lower[0] in lists["given"] and not any(known) and ACTS.match(text, end) and clean_around(text, start, end):
         return 0.65
     if plain and not capitals and not any(known) and (DONE_BY.search(before) or LISTED_WITH.search(before)) and clean_around(text, start, end):
+        return 0.65
+    if plain and not any(known) and len(words) == 1 and re.search(r"(?:^|[.\n]\s*|\bthe\s)(?:patient|pt\.?)\s$", before, re.IGNORECASE) and ACTS.match(text, end) and not capitals:
         return 0.65
     if plain and len(words) > 1 and listed and not any(known) and RECORD_BEHIND.match(text, end):
         return 0.8

@@ -67,6 +67,30 @@ def found(text: str) -> dict:
     ("call (415) 555-0123", "phone", "(415) 555-0123"),
     ("sent from Quillham General Hospital", "institution", "Quillham General Hospital"),
     ("write to lab@quillham.org", "email", "lab@quillham.org"),
+    ("MARRISH, BLAKE     WARD: 7", "person", "MARRISH, BLAKE"),
+    ("Reporting: Marrish PQ\nblocks kept", "person", "Marrish PQ"),
+    ("Mr Roland Marrish III was seen", "person", "Roland Marrish III"),
+    ("PID|1||OSTERVELD^GRETA^M||F", "person", "OSTERVELD^GRETA^M"),
+    ("his wife Ana was with him", "person", "Ana"),
+    ("On examination Nadia looked tired", "person", "Nadia"),
+    ("She prefers to be called Bunny.", "person", "Bunny"),
+    ("INR checked 6/12", "date", "6/12"),
+    ("seen in clinic on Oct 4", "date", "Oct 4"),
+    ("since mid-June 2014", "date", "mid-June 2014"),
+    ("Now 92, she still drives.", "age_over_89", "92"),
+    ("a man in his mid-nineties", "age_over_89", "mid-nineties"),
+    ("RAMQ: OSTG 5408 1234", "record_number", "OSTG 5408 1234"),
+    ("U.R. No. 551209", "record_number", "551209"),
+    ("HPE No. HPE/3502/2009", "accession", "HPE/3502/2009"),
+    ("outside number 9525669-K", "accession", "9525669-K"),
+    ("lives at Oakfell, Church Lane, Little Quillham.", "address", "Oakfell, Church Lane, Little Quillham"),
+    ("12 M.G. ROAD, QUILLMANGAL 434636", "address", "12 M.G. ROAD, QUILLMANGAL 434636"),
+    ("found outside 82 Station Approach", "address", "82 Station Approach"),
+    ("Mob.: 081 7861612", "phone", "081 7861612"),
+    ("transferred from Quillham General with sepsis", "institution", "Quillham General"),
+    ("seen at University Hospital Quillham today", "institution", "University Hospital Quillham"),
+    ("GP: The Quillham Heath Surgery", "institution", "The Quillham Heath Surgery"),
+    ("enrolled through Quillham Cancer Network", "institution", "Quillham Cancer Network"),
     ("see https://quillham.org/x?id=1 for it", "url", "https://quillham.org/x?id=1"),
 ])  # fmt: skip
 def test_finds(text, kind, value):
@@ -83,6 +107,7 @@ def test_finds(text, kind, value):
     "CAP protocol, June 2012; J Clin 2006 Sep 1;24:4170.",
     "Temp 99F, pulse 96, sats 94 on air; 95 Gy; over 90 pack-years; in the late nineties; at 92 days; turned 90 degrees; H-score 101.",
     "A1, B2; block A12, level 3; Level 2, 12 nodes; junction of upper and inner quadrants; 6 minute walk; 12 Lead ECG; route: oral; ward 7, bed 4.",
+    "GATA3 clone L50-823; luminal B. Lane 4 of the gel; Warthin-Starry; thoracic surgery; under general anaesthesia; CT of the chest is compared.",
     "CAP protocol version 4.10.0.0; LDH 950, CA-125 1203 U/mL; R/O HCC; the patient's husband agreed.",
 ])  # fmt: skip
 def test_leaves_alone(text):
@@ -111,8 +136,8 @@ def test_planted_spans_are_exact_and_parts_share_no_name():
 
 
 def test_recall_on_the_parts_that_rules_were_tuned_on_holds():
-    for half in ("dev", "final"):
-        table = identifiers.evaluate(60, seed=5, half=half).set_index("kind")
+    for half in ("dev", "final", "final3"):
+        table = identifiers.evaluate(40, seed=5, half=half).set_index("kind")
         assert (table["recall"] >= 0.95).all(), table
         assert (table["precision"] >= 0.95).all(), table
 
