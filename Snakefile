@@ -8,9 +8,8 @@ PROFILE = config.get("profile", "quick")
 RUN = params.run_dir(PROFILE)
 JOBS = params.jobs(PROFILE)
 PYTHON = sys.executable
-RUN_JOB = "{PYTHON} -m cancerllm_utils.execute {params.job} {RUN}"
 # The summary reads every other step's results and writes the report from the executed notebooks.
-THEN = {"00_summary": " && {PYTHON} -m cancerllm_utils.report {RUN}"}
+THEN = {"00_summary": f" && {PYTHON} -m cancerllm_utils.report {RUN}"}
 
 
 def mark(job):
@@ -42,8 +41,8 @@ for JOB, VALUES in JOBS.items():
         name: f"notebook_{JOB}"
         input: [mark(other) for other in params.needs(JOB, JOBS)], sources(NOTEBOOK), base_card(VALUES)
         output: mark(JOB)
-        params: job=JOB, values=VALUES, data=execute.data_fingerprint(VALUES)
+        params: job=JOB, values=VALUES, data=execute.data_fingerprint(VALUES), then=THEN.get(NOTEBOOK, "")
         log: str(RUN / "notebooks" / f"{JOB}.ipynb")
         threads: workflow.cores
         resources: gpu=cards(JOB, VALUES)
-        shell: RUN_JOB + THEN.get(NOTEBOOK, "")
+        shell: "{PYTHON} -m cancerllm_utils.execute {params.job} {RUN}{params.then}"  # read when a job runs: the loop's own names hold the last job then
