@@ -1,13 +1,12 @@
 """The commands as other programs call them: exit codes, one sentence, nothing else on stdout."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from cancerllm_utils import cli, params, paths, plan, preflight
+from cancerllm_utils import cli, params, plan, preflight
 from cancerllm_utils.modeling import models
 
 
@@ -134,12 +133,3 @@ def test_further_options_reach_snakemake_as_they_are_written(two_models, monkeyp
     monkeypatch.setattr(cli.subprocess, "run", lambda command, **options: calls.append(command) or subprocess.CompletedProcess(command, 0))
     assert cli.main(["run", str(two_models), "--snakemake", "--executor slurm --jobs 8 --default-resources 'slurm_extra=--exclusive'"]) == 0
     assert calls[0][-6:] == ["--executor", "slurm", "--jobs", "8", "--default-resources", "slurm_extra=--exclusive"] and "snakemake" in calls[0]
-
-
-def test_only_the_summary_writes_the_report(tmp_path):
-    # the commands as Snakemake runs them: what stands in a rule is read when the job runs, long after the loop that made the rules
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.SNAKEFILE), "--directory", str(tmp_path), "--config", "profile=quick", "--cores", "1", "--dry-run", "--forceall", "--printshellcmds"]
-    done = subprocess.run(command, env=os.environ | {"CANCERLLM_RUNS": str(tmp_path)}, capture_output=True, text=True)
-    commands = [line for line in (done.stdout + done.stderr).splitlines() if "-m cancerllm_utils.execute" in line]
-    assert len(commands) == len(params.jobs("quick"))
-    assert [line.split("cancerllm_utils.execute ")[1].split()[0] for line in commands if "-m cancerllm_utils.report" in line] == ["00_summary"]

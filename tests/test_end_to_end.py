@@ -70,6 +70,7 @@ def test_the_same_command_continues_and_ends_with_a_report(finished):
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "01_data_exploration" not in again.stdout.split("steps to run:")[1].splitlines()[0], "what was finished is not run again"
     assert "The report: file://" in again.stdout and (finished["run"] / "report" / "index.html").stat().st_size > 10_000
+    assert again.stdout.count("What looks like an identifier in") == 1, "the report is written once, after the summary"
 
 
 def test_every_system_is_scored_on_every_ring_and_task(finished):
