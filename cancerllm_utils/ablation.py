@@ -175,7 +175,7 @@ def sentences(found: pd.DataFrame) -> list[str]:
 
 def signed(value: float) -> str:
     """A difference with its sign."""
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before zero
 
 
 def settings_table(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
