@@ -319,7 +319,7 @@ def visible_text(page: str) -> str:
     return soup.get_text("\n")
 
 
-def evaluate(n: int = 200, seed: int = 0, half: str = "final3") -> pd.DataFrame:
+def evaluate(n: int = 200, seed: int = 0, half: str = "final4") -> pd.DataFrame:
     """The gate on planted identifiers in synthetic notes, per kind.
 
     A planted identifier counts as found when a finding of its kind overlaps it and findings of any kind cover all of its letters and digits. A finding

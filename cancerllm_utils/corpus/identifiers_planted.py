@@ -1,7 +1,8 @@
 """Invented identifiers planted into synthetic notes, with exact spans: what the identifier gate is measured on.
 
-Carrier phrases, names, number shapes and decoys are in identifiers_planted.yaml, in parts for tuning (dev, round1 to round4, test). The parts `final`,
-`final2`, `final3` and `final4` are by authors who had not read the recognisers; each is scored once untouched. `final` was then tuned on, the others never.
+Carrier phrases, names, number shapes and decoys are in identifiers_planted.yaml, in parts for tuning (dev, round1 to round4, test). The parts `final`
+to `final4` are by authors who had not read the recognisers; each was first scored untouched. `final` and `final3` were then tuned on, `final2` and
+`final4` never.
 Decoys (sizes, grades, node counts, eponyms, stains, doses) carry no identifier: whatever is flagged in them counts as false.
 """
 
@@ -35,7 +36,7 @@ def final(part: str = "final") -> dict:
     return yaml.safe_load(Path(__file__).with_name(f"identifiers_planted_{part}.yaml").read_text(encoding="utf-8"))[part]
 
 
-def planted(n: int, seed: int, half: str = "final3") -> list[dict]:
+def planted(n: int, seed: int, half: str = "final4") -> list[dict]:
     """Notes with at least n planted identifiers of every kind.
 
     Args:

@@ -13,7 +13,7 @@ from cancerllm_utils.corpus import identifiers, synthetic
 from cancerllm_utils.corpus.identifiers_planted import planted
 
 PER_KIND = 200
-TUNED_ON = ("dev", "round1", "round2", "round3", "round4", "test", "final")
+TUNED_ON = ("dev", "round1", "round2", "round3", "round4", "test", "final", "final3")
 PRESIDIO = {
     "DATE_TIME": "date",
     "EMAIL_ADDRESS": "email",
