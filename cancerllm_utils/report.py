@@ -131,9 +131,9 @@ def read_figures(run_dir: Path) -> list[dict]:
 
 
 def saves(stem: str, notebook: str, figure: str) -> bool:
-    """Whether the code of an executed notebook saves the figure: by its name, or by f"..._{stage}" in a notebook that runs per stage."""
-    part = stem.partition(".")[2]
-    names = [figure, figure.replace(part, "{stage}")] if part else [figure]
+    """Whether the code of an executed notebook saves the figure: by its name, or with the job's part at its end where a notebook runs as several jobs."""
+    part = stem.partition(".")[2].replace(".", "-")
+    names = [figure] + ([figure.replace(part, "{part}"), figure.removesuffix(f"_{part}")] if part and figure.endswith(f"_{part}") else [])
     return any(re.search(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"", notebook) for name in names)  # the file is JSON: quotes in code are escaped
 
 
