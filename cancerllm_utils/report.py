@@ -150,9 +150,11 @@ def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
     """Executed notebooks as name, title, page, body (HTML without code), status. Success is what the record says, never the notebook."""
     import nbformat
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     # `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network.
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # the lines of a long step as one block
     finished = {record["step"] for record in records if record.get("finished")}
     out = []
     for path in sorted((run_dir / "notebooks").glob("*.ipynb")):
