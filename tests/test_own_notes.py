@@ -50,7 +50,8 @@ def test_one_hospital_without_labels_gets_a_report_that_says_what_its_numbers_ar
     page = (here / "report" / "index.html").read_text()
     assert "It is not accuracy" in page and "an institution&#39;s own" in page and "mastectomy" not in page
     scores = pd.read_csv(here / "results" / "scores.csv")
-    assert set(scores["split"]) == {"test"} and {"base", "sft", "cpt-sft"} <= set(scores["stage"])
+    assert set(scores["split"]) == {"test", "dev"} and {"base", "sft", "cpt-sft"} <= set(scores["stage"])
+    assert set(scores.loc[scores["split"] == "dev", "stage"]) == {"baseline"}, "the development patients choose the simple method to beat, no more"
     assert (here / "DATASHEET.md").is_file() and (here / "results" / "identifiers_in_report.csv").is_file()
 
 
