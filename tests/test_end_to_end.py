@@ -15,7 +15,9 @@ import yaml
 
 from cancerllm_utils import paths
 
+STEPS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "08_efficiency", "00_summary"]
 SMALL = {
+    "study": {"steps": STEPS},
     "shared": {"tasks": ["phenotype_extraction", "registry_prediction", "diagnosis_generation"]},
     "01_data_exploration": {"n_patients": 90},
     "02_dataset_preparation": {"max_train_items": 40, "max_dev_items": 8, "max_test_items": 6, "context_tokens": 64, "head_tokens": 8},
@@ -106,7 +108,7 @@ def test_second_run_does_nothing_and_one_parameter_reruns_what_follows(finished)
     changed = yaml.safe_load(finished["profile"].read_text()) | {"06_evaluation": {"n_resamples": 60}}
     finished["profile"].write_text(yaml.safe_dump(changed))
     due = cancerllm(finished["profile"], "--dry-run", env=finished["environment"])
-    assert "3 of 10 steps to run: 00_summary, 06_evaluation, 08_efficiency" in due.stdout, due.stdout + due.stderr
+    assert "3 of 9 steps to run: 00_summary, 06_evaluation, 08_efficiency" in due.stdout, due.stdout + due.stderr
 
 
 def test_plain_papermill_reproduces_a_step(finished, tmp_path):

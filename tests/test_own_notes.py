@@ -13,6 +13,7 @@ from cancerllm_utils import paths
 
 WORDS = ["margin", "tissue", "received", "formalin", "sections", "show", "free", "of", "tumor", "node", "lobe", "base", "surface", "firm", "tan", "pale"]
 SMALL = {
+    "study": {"stages": ["cpt-sft"], "steps": ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "00_summary"]},
     "shared": {"corpus": "local", "tasks": ["phenotype_extraction", "diagnosis_generation"]},
     "01_data_exploration": {"data_dir": "notes.csv", "column_note_id": "NoteID", "column_patient_id": "MRN", "column_text": "Body", "column_cancer_type": "Dx", "identifier_sample": 10},
     "02_dataset_preparation": {"max_train_items": 20, "max_dev_items": 6, "max_test_items": 6, "context_tokens": 64, "head_tokens": 8},
@@ -50,7 +51,7 @@ def test_one_hospital_without_labels_gets_a_report_that_says_what_its_numbers_ar
     page = (here / "report" / "index.html").read_text()
     assert "It is not accuracy" in page and "an institution&#39;s own" in page and "mastectomy" not in page
     scores = pd.read_csv(here / "results" / "scores.csv")
-    assert set(scores["split"]) == {"test", "dev"} and {"base", "sft", "cpt-sft"} <= set(scores["stage"])
+    assert set(scores["split"]) == {"test", "dev"} and {"base", "cpt-sft"} <= set(scores["stage"])
     assert set(scores.loc[scores["split"] == "dev", "stage"]) == {"baseline"}, "the development patients choose the simple method to beat, no more"
     assert (here / "DATASHEET.md").is_file() and (here / "results" / "identifiers_in_report.csv").is_file()
 
