@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from cancerllm_utils import params, summary
+from cancerllm_utils import params, results, summary
 
 NAMES = {params.PRETRAINING: "pre-training", params.TUNING: "tuning"}
 # Factors that limit the data: what was really read stands in training.csv, and that is the axis.
@@ -76,8 +76,7 @@ def points(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFra
 
 def read(run_dir: Path, name: str) -> pd.DataFrame:
     """A result table, empty with the columns that are used here where its step was not run."""
-    columns = {"cpt": ["model", "stage", "when", "split", "subgroup", "loss", "bits_per_byte", "tokens"],
-               "training": ["model", "stage", "train_rows", "trainable_parameters"], "scores": summary.SCORE_COLUMNS}
+    columns = {"cpt": results.CPT_COLUMNS, "training": results.TRAINING_COLUMNS, "scores": results.SCORE_COLUMNS}
     file = Path(run_dir) / "results" / f"{name}.csv"
     return pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns[name])
 
@@ -164,18 +163,13 @@ def sentences(found: pd.DataFrame) -> list[str]:
                 out.append(f"{name}: on {text} the loss is {own['value']:.3f} bits per byte at {shown(own['setting'])} (reference), "
                            f"{', '.join(f'{row.value:.3f} at {shown(row.setting)}' for row in others.itertuples())}; lowest at {shown(best['setting'])} (n = {int(own['n']):,} tokens).")
             else:
-                moves = [f"{signed(row.difference)} at {shown(row.setting)} ({signed(row.difference_low)} to {signed(row.difference_high)})"
+                moves = [f"{summary.signed(row.difference)} at {shown(row.setting)} ({summary.signed(row.difference_low)} to {summary.signed(row.difference_high)})"
                          for row in others.itertuples() if pd.notna(row.difference)]
                 apart = [shown(row.setting) for row in others.itertuples() if row.difference_low > 0 or row.difference_high < 0]
                 verdict = f"told apart from the reference by this sample: {', '.join(apart)}" if apart else "no setting can be told from the reference by this sample"
                 out.append(f"{name}: {summary.task_name(measure)} reaches {own['value']:.1f} points at {shown(own['setting'])} (reference, n = {int(own['n']):,}); "
                            + (f"against it {', '.join(moves)}, 95 % intervals paired by patient; {verdict}." if moves else "nothing else was scored."))
     return out or ["Nothing was varied in this run: no factor to show. Profile ablation varies rank, learning rate and number of notes."]
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before zero
 
 
 def settings_table(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
@@ -198,7 +192,7 @@ def settings_table(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd
             rows.append({
                 "model": row.model, "stage": row.stage, "what differs": differences(row.changes), "trained parameters": f"{int(size.iloc[0]):,}" if len(size) else "",
                 "task": summary.task_name(score["measure"]), "average F1": f"{score['value']:.1f} ({score['low']:.1f} to {score['high']:.1f})",
-                "against the reference": f"{signed(score['difference'])} ({signed(score['difference_low'])} to {signed(score['difference_high'])})" if "difference" in score else "",
+                "against the reference": f"{summary.signed(score['difference'])} ({summary.signed(score['difference_low'])} to {summary.signed(score['difference_high'])})" if "difference" in score else "",
                 "ended by itself, %": f"{of['ended']['f1'].iloc[0]:.1f}" if len(of["ended"]) else "", "unparsed": f"{int(of['unparsed']['unparsed'].iloc[0]):,}", "n": f"{score['n']:,}",
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["model", "stage", "what differs", "trained parameters", "task", "average F1", "against the reference", "ended by itself, %", "unparsed", "n"])

@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 
 from cancerllm_utils.paths import PACKAGE
+from cancerllm_utils.results import COMPARISON_COLUMNS, CPT_COLUMNS, SCORE_COLUMNS
 
 PAPER_VALUES = PACKAGE / "evaluation" / "paper_values.yaml"
 STAGES = ["base", "cpt", "sft", "cpt-sft"]
@@ -44,10 +45,6 @@ METRIC_NAMES = {
     "time": "time",
     "memory": "memory",
 }
-SCORE_COLUMNS = ["model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric", "precision", "recall", "f1",
-                 "f1_low", "f1_high", "n", "unparsed", "seed"]
-CPT_COLUMNS = ["model", "stage", "when", "split", "subgroup", "loss", "bits_per_byte", "tokens"]
-COMPARISON_COLUMNS = ["kind", "a", "b", "task", "split", "metric", "difference", "low", "high", "n", "p_holm", "verdict"]
 NOT_RUN = "not run"
 SILVER = ("No patient of this corpus has a label: the models were tuned on what the reading rules find in the text, and every score below is agreement "
           "with those rules. It is not accuracy, and no system can be ranked by it.")
@@ -181,7 +178,7 @@ def _beside(entry: dict, scores: pd.DataFrame, system: tuple[str, str], split: s
     if len(found) == 1 and not other:
         return _points(found[0]), n
     value = sum(row["f1"] for row in found) / len(found) - sum(row["f1"] for row in other) / max(len(other), 1)
-    return (_signed(value) if other else f"{value:.1f}"), n
+    return (signed(value) if other else f"{value:.1f}"), n
 
 
 def headline_table(scores: pd.DataFrame, paper_values: dict | None = None, synthetic: bool = False) -> pd.DataFrame:
@@ -252,8 +249,9 @@ def field_table(scores: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=["n", *systems]).reset_index().rename_axis(columns=None).round(1)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float) -> str:
+    """A difference with its sign, one decimal."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before zero
 
 
 def _apart(a: pd.Series, b: pd.Series) -> str:
@@ -269,9 +267,9 @@ def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str]
         return ""
     pair = None if comparisons is None else _one(comparisons, a="/".join(system), b="/".join(other), task=a["task"], split=a["split"])
     if pair is None:
-        return f"{_signed(a['f1'] - b['f1'])} points (it reaches {_points(b, '[]')}; {_apart(a, b)})"
+        return f"{signed(a['f1'] - b['f1'])} points (it reaches {_points(b, '[]')}; {_apart(a, b)})"
     verdict = "ahead" if pair["low"] > 0 else "behind" if pair["high"] < 0 else "no difference that can be told from chance"
-    return f"{_signed(pair['difference'])} points (95 % interval {_signed(pair['low'])} to {_signed(pair['high'])}, paired by patient: {verdict})"
+    return f"{signed(pair['difference'])} points (95 % interval {signed(pair['low'])} to {signed(pair['high'])}, paired by patient: {verdict})"
 
 
 def sentences(scores: pd.DataFrame, cpt: pd.DataFrame | None = None, comparisons: pd.DataFrame | None = None, silver: bool = False) -> list[str]:
@@ -318,7 +316,7 @@ def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
         change = 100 * (after["loss"] - before["loss"]) / before["loss"]
         of = ring_name(split) if split == "general" else f"notes of {ring_name(split)}"
         out.append(f"Continued pre-training moved the loss of {model} per token on {of} from {before['loss']:.2f} to {after['loss']:.2f} "
-                   f"({_signed(change)} %; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}; n = {int(after['tokens']):,} tokens).")
+                   f"({signed(change)} %; bits per byte from {before['bits_per_byte']:.2f} to {after['bits_per_byte']:.2f}; n = {int(after['tokens']):,} tokens).")
     return out
 
 
@@ -346,7 +344,7 @@ def ring_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
         outer = [row for ring in ["external_site", "external"] if (row := _one(part, split=ring)) is not None]
         if inner is None or not outer:
             continue
-        moves = [f"{_signed(row['f1'] - inner['f1'])} points on {ring_name(row['split'])} ({_points(row, '[]')}, n = {int(row['n']):,}; {_apart(row, inner)})"
+        moves = [f"{signed(row['f1'] - inner['f1'])} points on {ring_name(row['split'])} ({_points(row, '[]')}, n = {int(row['n']):,}; {_apart(row, inner)})"
                  for row in outer]
         out.append(f"{task_name(task)}, from {ring_name('test')} to unseen places: {', '.join(moves)}.")
     return out

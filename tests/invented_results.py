@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from cancerllm_utils.summary import SCORE_COLUMNS
+from cancerllm_utils.results import SCORE_COLUMNS
 
 SYSTEMS = {("majority", "baseline"): 20, ("majority_by_cancer", "baseline"): 30, ("tfidf", "baseline"): 45, ("rules", "baseline"): 70,
            ("tiny_base", "base"): 4, ("tiny_base", "sft"): 55, ("tiny_base", "cpt-sft"): 60}

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from cancerllm_utils import ablation, params, plots_ablation
-from cancerllm_utils.summary import SCORE_COLUMNS
+from cancerllm_utils.results import SCORE_COLUMNS
 
 CPT = {"model": "tiny_base", "lora_r": 8, "max_tokens": 4000, "learning_rate": 1e-3, "packing_strategy": "bfd"}
 SFT = {"model": "tiny_base", "lora_r": 16, "completion_only_loss": True, "preset": "paper"}

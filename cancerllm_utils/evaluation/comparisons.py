@@ -15,6 +15,7 @@ import yaml
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import score, stats
+from cancerllm_utils.summary import signed
 
 FILE = paths.PARAMS / "shared" / "comparisons.yaml"
 COLUMNS = [
@@ -108,7 +109,7 @@ def one(answers: dict, a: tuple, b: tuple, task: str, split: str, metric: str, f
         "dz": stats.cohens_dz(both["a"], both["b"], clusters), "p": stats.permutation_test(both["a"], both["b"], clusters, seed=seed),
         "p_wilcoxon": stats.wilcoxon_test(both["a"], both["b"], clusters)["p"],
         "smallest_detectable": stats.smallest_detectable(error * np.sqrt(count), count, written["alpha"], written["power"]),
-        "range": f"{_signed(places['mean'].iloc[0])} to {_signed(places['mean'].iloc[-1])}" if len(places) else "",
+        "range": f"{signed(places['mean'].iloc[0])} to {signed(places['mean'].iloc[-1])}" if len(places) else "",
     }  # fmt: skip
 
 
@@ -156,10 +157,6 @@ def _secondary_rows(answers: dict, written: dict, primary: list[dict], n_resampl
     return rows
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
@@ -174,8 +171,8 @@ def verdict(row: dict, alpha: float, power: float) -> str:
         text = f"{row['question']} {('Yes' if row['difference'] > 0 else 'No, the opposite') if shown else 'Not shown'}: {a} minus {b} is "
     else:
         text = f"{a} {('is ahead of' if row['difference'] > 0 else 'is behind') if shown else 'cannot be told from'} {b}: "
-    limits = f"95 % interval {_signed(row['low'])} to {_signed(row['high'])}" if not pd.isna(row["low"]) else f"no interval from one {row['cluster']}"
-    text += (f"{_signed(row['difference'])} points of {METRICS[row['metric']][1]} on {where} ({limits}; {_p(row['p'])}, after Holm {_p(row['p_holm'])}; "
+    limits = f"95 % interval {signed(row['low'])} to {signed(row['high'])}" if not pd.isna(row["low"]) else f"no interval from one {row['cluster']}"
+    text += (f"{signed(row['difference'])} points of {METRICS[row['metric']][1]} on {where} ({limits}; {_p(row['p'])}, after Holm {_p(row['p_holm'])}; "
              f"n = {row['n']:,.0f} questions of {row['clusters']:,.0f} {PLURAL[row['cluster']]}).")
     if row["how"]:
         text += f" The simple method is {row['how']}."

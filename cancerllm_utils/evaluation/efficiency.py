@@ -13,12 +13,11 @@ import yaml
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import PACKAGE
-from cancerllm_utils.summary import SCORE_COLUMNS, headline, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import SCORE_COLUMNS, TRAINING_COLUMNS
+from cancerllm_utils.summary import headline, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
 
 RUN_COLUMNS = ["model", "stage", "task", "split", "n", "seconds", "new_tokens", "prompt_tokens", "batch_size", "precision", "backend", "max_new_tokens",
                "peak_memory_gib", "memory_of", "energy_kwh"]
-TRAINING_COLUMNS = ["model", "stage", "tuning", "preset", "lora_r", "trainable_parameters", "train_rows", "tokens", "trained_tokens", "steps", "seconds",
-                    "tokens_per_second", "peak_memory_gib", "memory_of", "device", "precision", "num_processes", "energy_kwh"]
 BYTES = {"fp32": 4, "bf16": 2}
 """Bytes of one number; on a processor bf16 computes from fp32 weights (models.load_model), on a card the weights are bf16 themselves."""
 

@@ -19,11 +19,8 @@ from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import classes, stats
 from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, ORDERED_FIELDS, UNPARSED, numbers, score_pairs, value_scores
+from cancerllm_utils.results import SCORE_COLUMNS
 
-SCORE_COLUMNS = [
-    "model", "stage", "task", "variant", "split", "field", "subgroup", "family", "metric",
-    "precision", "recall", "f1", "f1_low", "f1_high", "n", "unparsed", "seed",
-]  # fmt: skip
 # The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
 EIGHT = tuple((family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average"))
 ALL_METRICS = tuple((family, metric) for family in METRICS for metric in (*METRICS[family], "average"))

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from transformers import TrainerCallback
 
+from cancerllm_utils.evaluation import stats
 from cancerllm_utils.modeling import launch, training_data
 from cancerllm_utils.modeling.general_text import NAMES
 from cancerllm_utils.modeling.perplexity import mean_loss, text_losses
+from cancerllm_utils.results import CPT_COLUMNS
 
-COLUMNS = ["model", "stage", "when", "step", "split", "subgroup", "loss", "bits_per_byte", "tokens", "n_notes", "change", "change_low", "change_high"]
 POOLED = "held out"  # `split` of the rows per cancer type: the notes of all measured rings together, or hardly a type would have enough
 MIN_NOTES, MIN_TOKENS = 5, 2000  # a cancer type with fewer is not shown: its loss would say more about single notes
 
@@ -77,7 +78,7 @@ def n_first(losses: dict, max_tokens: int) -> int:
 
 
 def score_table(model: str, stage: str, held_out: dict, before: dict, after: dict, history: list[dict], steps: int, during_tokens: int, watched: list[str]) -> pd.DataFrame:
-    """All rows of a stage (COLUMNS). `history` is the Trainer's, `before` and `after` are what `measure` returned.
+    """All rows of a stage (CPT_COLUMNS). `history` is the Trainer's, `before` and `after` are what `measure` returned.
 
     The rows `during` are of the small sample of the `watched` names; at the first and last step they are computed from the losses of the whole one.
     Cancer types with too few notes or tokens are left out, and a line says how many.
@@ -93,8 +94,8 @@ def score_table(model: str, stage: str, held_out: dict, before: dict, after: dic
         rows.append({"when": "after", "step": steps, "split": name, "subgroup": "all", **mean_loss(after[name]),
                      **change(before[name], after[name], held_out[name]["group"])})
     rows += cancer_rows(held_out, before, after, steps)
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "n"])
-    return table.assign(model=model, stage=stage, n_notes=table["n"])[COLUMNS]
+    table = pd.DataFrame(rows, columns=[*CPT_COLUMNS, "n"])
+    return table.assign(model=model, stage=stage, n_notes=table["n"])[CPT_COLUMNS]
 
 
 def cancer_rows(held_out: dict, before: dict, after: dict, steps: int) -> list[dict]:
@@ -127,12 +128,11 @@ def change(before: dict, after: dict, groups, n_resamples: int = 1000, seed: int
 
     A ratio of sums, nats over tokens, in every resample; with one group the interval is the change itself.
     """
-    codes, names = pd.factorize(pd.Series(groups, dtype=object), sort=True)
-    nats = np.bincount(codes, weights=after["nats"] - before["nats"], minlength=len(names))
-    tokens = np.bincount(codes, weights=after["tokens"], minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(len(names), size=(n_resamples, len(names)))
-    low, high = np.percentile(nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1), [2.5, 97.5])
-    return {"change": float(nats.sum() / tokens.sum()), "change_low": float(low), "change_high": float(high)}
+    codes, count = stats.cluster_codes(groups)
+    sums = np.column_stack([np.bincount(codes, weights=column, minlength=count) for column in (after["nats"] - before["nats"], after["tokens"])])
+    low, high = stats.limits_of_sums(sums, sums[:, 1], lambda sums: sums[:, :1] / sums[:, 1:], "percentile", n_resamples, seed)
+    nats, tokens = sums.sum(axis=0)
+    return {"change": float(nats / tokens), "change_low": float(low[0]), "change_high": float(high[0])}
 
 
 def sentence(row: dict, before: dict) -> str:

@@ -11,17 +11,26 @@ import torch
 SIZES = {"cpu": (256, 1024, 2**26), "cuda": (256, 8192, 2**29)}
 
 
+def set_threads() -> int:
+    """Let torch take the physical cores within the process's affinity, or OMP_NUM_THREADS; returns their number.
+
+    A second thread on a busy core made runs up to ten times slower.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = int(os.environ.get("OMP_NUM_THREADS") or min(psutil.cpu_count(logical=False) or 1, allowed))
+    torch.set_num_threads(threads)
+    return threads
+
+
 def limits(seconds: float = 0.6) -> pd.DataFrame:
     """Best of as many repeats as fit into `seconds` each: what (GEMM | copy), precision, value, unit (GFLOP/s | GB/s), device, threads.
 
     GEMM is the product of two square matrices of 1,024 rows (a card: 8,192), or of 256 where it is very slow (bf16 without instructions for it is
     emulated); copy counts bytes read and written, of an array that no processor cache holds. Neighbours on the machine lower both: the best repeat is
-    the least disturbed. Threads as for predictions (models.device_and_precision).
+    the least disturbed.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or min(psutil.cpu_count(logical=False) or 1, allowed))
-    torch.set_num_threads(threads)
+    threads = set_threads()
     small, large, numbers = SIZES[device]
     name = torch.cuda.get_device_name() if device == "cuda" else "processor"
     rows = []

@@ -7,14 +7,12 @@ stages come before it. The second half counts: adapter shapes, memory and hours 
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import torch
 import transformers
 import yaml
@@ -23,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.modeling import machine
 from cancerllm_utils.tasks.task import PROMPT_FORMS
 
 # A notebook's log takes neither progress bars nor warnings about names that the libraries pass to one another.
@@ -77,8 +76,7 @@ def device_and_precision(precision: str = "auto") -> dict:
     """Where and how to compute here: `device` (cuda|cpu), `precision` (bf16|fp32), `threads` (torch is set to it).
 
     `auto` takes bf16 where the processor has instructions for it (a CUDA card that supports it; AMX or AVX512-BF16, as autocast over fp32
-    weights) and fp32 elsewhere, where bf16 would be emulated. Threads are physical cores within the process's affinity, or OMP_NUM_THREADS:
-    a second thread on a busy core made runs up to ten times slower.
+    weights) and fp32 elsewhere, where bf16 would be emulated. Threads: machine.set_threads.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
@@ -87,10 +85,7 @@ def device_and_precision(precision: str = "auto") -> dict:
         precision = "bf16" if fast else "fp32"
     if precision not in ("bf16", "fp32"):
         raise UserError(f"precision {precision}: unknown. Use auto, bf16 or fp32.")
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or min(psutil.cpu_count(logical=False) or 1, allowed))
-    torch.set_num_threads(threads)
-    return {"device": device, "precision": precision, "threads": threads}
+    return {"device": device, "precision": precision, "threads": machine.set_threads()}
 
 
 def load_tokenizer(name: str):

@@ -9,12 +9,8 @@ import pandas as pd
 
 from cancerllm_utils.modeling import checkpoints, launch, models
 from cancerllm_utils.modeling.trainer import learning_curve
+from cancerllm_utils.results import TRAINING_COLUMNS
 from cancerllm_utils.tasks.task import load_task, prompt_hash
-
-TRAINING_COLUMNS = [
-    "model", "stage", "tuning", "preset", "lora_r", "trainable_parameters", "train_rows", "tokens", "trained_tokens", "steps", "seconds",
-    "tokens_per_second", "peak_memory_gib", "memory_of", "device", "precision", "num_processes", "energy_kwh",
-]  # fmt: skip
 
 
 def checkpoint_dir(run_dir: Path, entry: dict, stage: str) -> Path:

@@ -43,7 +43,7 @@ def continue_pretraining(
     eval_splits: rings whose notes are scored, about eval_tokens tokens of each, the same ones before and after; during_tokens: as many of
     the first ring and of the general text wherever a checkpoint is saved (0: never); general_text: sources of held-out general text to
     measure forgetting on (general_text.SOURCES), general_tokens of each. accelerate_config: how several processes share the work (launch).
-    Writes models/<model>/<stage>/ and the rows of this stage in results/cpt.csv (held_out.COLUMNS), learning_curve.csv and training.csv.
+    Writes models/<model>/<stage>/ and the rows of this stage in results/cpt.csv (results.CPT_COLUMNS), learning_curve.csv and training.csv.
     Returns model_dir, trainable_parameters, train_rows, steps, tokens, seconds, scores (rows of cpt.csv), curve and training (DataFrames).
     Raises UserError for missing data or weights, and on a non-finite step.
     """

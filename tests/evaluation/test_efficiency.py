@@ -9,7 +9,7 @@ import pytest
 from cancerllm_utils import plots, plots_efficiency
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import efficiency
-from cancerllm_utils.summary import SCORE_COLUMNS
+from cancerllm_utils.results import SCORE_COLUMNS
 
 TASK = "phenotype_extraction"
 LIMITS = pd.DataFrame([["GEMM", "fp32", 10.0, "GFLOP/s"], ["GEMM", "bf16", 1.0, "GFLOP/s"], ["copy", "fp32", 20.0, "GB/s"]],

@@ -14,6 +14,7 @@ from cancerllm_utils import plots_training
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import energy, general_text, held_out, models, trainer, training
 from cancerllm_utils.modeling.perplexity import mean_loss, text_loss, text_losses
+from cancerllm_utils.results import CPT_COLUMNS
 
 CPT = {"precision": "fp32", "learning_rate": 1e-2, "max_length": 96, "lora_dropout": 0.2, "per_device_train_batch_size": 2, "num_train_epochs": 2.0,
        "save_steps": 4, "logging_steps": 3, "seed": 3}
@@ -99,7 +100,7 @@ def test_measuring_on_the_way_changes_nothing_and_survives_an_interruption(tiny_
     whole = table[table["subgroup"] == "all"].set_index(["when", "split"])
     assert whole.loc[("after", "dev"), "change"].item() == pytest.approx(whole.loc[("after", "dev"), "loss"].item() - whole.loc[("before", "dev"), "loss"].item(), abs=1e-4)
     assert (whole.loc["after", "change_low"] <= whole.loc["after", "change"]).all() and (whole.loc["after", "change"] <= whole.loc["after", "change_high"]).all()
-    assert list(table.columns) == held_out.COLUMNS
+    assert list(table.columns) == CPT_COLUMNS
 
     cost = pd.read_csv(tiny_run / "results" / "training.csv").set_index("stage").loc["cpt"]
     assert (cost["tuning"], cost["lora_r"], cost["train_rows"], cost["steps"], cost["num_processes"]) == ("lora", 8, 30, done["steps"], 1)
