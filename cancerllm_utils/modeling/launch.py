@@ -7,6 +7,7 @@ How the processes share the work is an accelerate configuration, a file of param
 - Without a CUDA card accelerate ignores an FSDP configuration without a word and trains whole copies. That is refused.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -136,12 +137,18 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+def answer_once(path: str, outcome: dict) -> None:
+    """Write the outcome if no other process has: the first fault is the cause, the others follow from it."""
+    with contextlib.suppress(FileExistsError), open(path, "x") as file:
+        json.dump(outcome, file)
+
+
 def main(call: str, answer: str) -> int:
     """One of the processes: run the function; process 0 writes its result, and a UserError is written by whoever meets it."""
     work = json.loads(Path(call).read_text())
     started, wanted = int(os.environ.get("WORLD_SIZE", 1)), work.get("num_processes", 1)
     if started != wanted:  # before anything is trained, or a lone process would launch again and again
-        Path(answer).write_text(json.dumps({"error": f"num_processes {wanted}: the launcher started {started}. Set num_processes: {started}, or mend its configuration."}))
+        answer_once(answer, {"error": f"num_processes {wanted}: the launcher started {started}. Set num_processes: {started}, or mend its configuration."})
         return 2
     from cancerllm_utils.modeling import training
 
@@ -153,14 +160,14 @@ def main(call: str, answer: str) -> int:
     try:
         result = functions[work["function"]](**work["arguments"])
     except UserError as error:
-        Path(answer).write_text(json.dumps({"error": str(error)}))
+        answer_once(answer, {"error": str(error)})
         return 2
     except SmallerBatch as smaller:
-        Path(answer).write_text(json.dumps({"smaller": smaller.args}))
+        answer_once(answer, {"smaller": smaller.args})
         return 2
     if main_process():
         tables = {key: {"table": value.to_json(orient="split")} for key, value in result.items() if isinstance(value, pd.DataFrame)}
-        Path(answer).write_text(json.dumps(result | tables))
+        answer_once(answer, result | tables)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return 0
