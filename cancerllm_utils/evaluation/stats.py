@@ -78,11 +78,16 @@ def limits_of_sums(sums: np.ndarray, sizes: np.ndarray, statistic, method: str, 
             percentile = np.nanpercentile if np.isnan(values).any() else np.percentile  # the first is slow
             low[known], high[known] = percentile(values[:, known], [2.5, 97.5], axis=0)
         return low, high
-    whole = sums.sum(axis=0, keepdims=True)
-    middle = statistic(whole)[0]
-    error, freedom = _jackknife(statistic(whole - sums), middle, np.asarray(sizes, dtype=float).reshape(len(sums), -1))
+    middle, error, freedom = jackknife(sums, sizes, statistic)
     reach = scipy_stats.t.ppf(0.975, freedom) * error
     return middle - reach, middle + reach
+
+
+def jackknife(sums: np.ndarray, sizes: np.ndarray, statistic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The statistic of all clusters together, its jackknife standard error and its degrees of freedom, each (k,); arguments as in limits_of_sums."""
+    whole = sums.sum(axis=0, keepdims=True)
+    middle = statistic(whole)[0]
+    return middle, *_jackknife(statistic(whole - sums), middle, np.asarray(sizes, dtype=float).reshape(len(sums), -1))
 
 
 def _jackknife(without: np.ndarray, middle: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +143,7 @@ def cluster_t(values, clusters):
 
 def standard_error(values, clusters) -> tuple[float, float]:
     """Jackknife standard error of the mean of `values` (n,) over clusters, in their unit, and its degrees of freedom."""
-    sums, sizes, means = _sums_and_means(np.asarray(values, dtype=float)[:, None], clusters)
-    whole = sums.sum(axis=0, keepdims=True)
-    error, freedom = _jackknife(means(whole - sums), means(whole)[0], sizes)
+    _, error, freedom = jackknife(*_sums_and_means(np.asarray(values, dtype=float)[:, None], clusters))
     return float(error[0]), float(freedom[0])
 
 
