@@ -13,18 +13,31 @@ from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_tas
 SPLITS = ["train", "dev", "test", "external_site", "external"]
 _MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
 UNKNOWN_TYPE = "note"      # what corpus/local.py writes where there is no note type
+NOT_READ = "not_read"      # evidence of a registry value that no rule looks for in the text
 REPEATS = 3                # training may show a clean "not stated" item this often to reach its share
 
 
 def read_corpus(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Notes (with their split) and labels of a run; a UserError names the step that is missing."""
+    """Notes (with their split) and labels of a run, with `registry_rows`; a UserError names the step that is missing."""
     folder = Path(run_dir) / "corpus"
     for name in ("notes", "labels", "splits"):
         if not (folder / f"{name}.parquet").is_file():
             raise UserError(f"file {folder / name}.parquet is missing: run notebook 02_dataset_preparation of this profile first.")
     notes = pd.read_parquet(folder / "notes.parquet").merge(pd.read_parquet(folder / "splits.parquet"), on="patient_id", how="left")
     assert notes["split"].notna().all(), f"{notes['split'].isna().sum()} notes have no split"
-    return notes, pd.read_parquet(folder / "labels.parquet")
+    labels, registry = pd.read_parquet(folder / "labels.parquet"), folder / "registry.parquet"
+    return notes, registry_rows(notes, labels, pd.read_parquet(registry)) if registry.is_file() else labels
+
+
+def registry_rows(notes: pd.DataFrame, labels: pd.DataFrame, registry: pd.DataFrame) -> pd.DataFrame:
+    """The labels and, with evidence "not_read", a row for each registry value of a note's patient that they do not hold (a stage, a plan)."""
+    rows = notes[["patient_id", "note_id"]].merge(registry.drop_duplicates(["patient_id", "field"]), on="patient_id")
+    held = pd.MultiIndex.from_frame(labels[["note_id", "field"]])
+    rows = rows[~pd.MultiIndex.from_frame(rows[["note_id", "field"]]).isin(held)]
+    if rows.empty:
+        return labels
+    rows = rows.assign(evidence=NOT_READ, stated_value=None, quote_start=pd.NA, quote_end=pd.NA)[list(labels.columns)]
+    return pd.concat([labels, rows.astype(labels.dtypes.to_dict())], ignore_index=True)
 
 
 def read_settings(run_dir: Path) -> dict:
@@ -42,8 +55,8 @@ def variants_of(spec: dict, corpus: str) -> dict[str, dict]:
 
 
 def has_registry(labels: pd.DataFrame) -> bool:
-    """Whether any patient of the corpus has a registry value; without one the labels are what the reading rules find."""
-    return bool(labels["registry_value"].notna().any())
+    """Whether any patient has a registry value of a field that rules read; without one the labels are what the reading rules find."""
+    return bool(labels.loc[labels["evidence"].ne(NOT_READ), "registry_value"].notna().any())
 
 
 def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
