@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained page, a page per executed notebook, the figures folder, a model card. It only reads results.
+"""The report of a run: one self-contained page, a page per executed notebook, a reporting checklist, the figures folder. It only reads results.
 
 What was not run is said to be missing; nothing is computed here that a notebook should have computed.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 
-from cancerllm_utils import paths, summary
+from cancerllm_utils import model_card, paths, summary
 from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
+from cancerllm_utils.run_facts import cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
@@ -39,9 +39,8 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     cohort, scores = read_cohort(run_dir), results["scores"]
     labels = run_dir / "corpus" / "labels.parquet"
     uncertain = pd.read_parquet(labels, columns=["evidence"])["evidence"].eq("uncertain") if labels.is_file() else None
-    commits = list(dict.fromkeys(record["commit"] for record in records if record.get("commit")))
     shared = {
-        "css": (ASSETS / "report.css").read_text(encoding="utf-8"), "profile": run_dir.name, "commit": ", ".join(commits),
+        "css": (ASSETS / "report.css").read_text(encoding="utf-8"), "profile": run_dir.name, "commit": commits(records),
         "contains_text": report_text and not cohort["synthetic"],
     }
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
@@ -57,16 +56,16 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     paper = summary.load_paper_values()
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
-        subject=_subject(cohort),
+        subject=subject(cohort),
         sentences=summary.sentences(scores, results["cpt"], results["comparisons"], results["silver"]),
         scored=not scores.empty,
         paper=paper["sources"]["both"],
         headlines=_table(summary.headline_table(scores, paper, cohort["synthetic"])),
-        cohort=_cohort_sentences(cohort, paper["cohort"]),
+        cohort=cohort_sentences(cohort, paper["cohort"]),
         flow=_table(read_flow(run_dir)),
         phenotypes=_table(summary.phenotype_sources(paper)),
         figures=read_figures(run_dir),
-        limits=_limits(scores, cohort, uncertain),
+        limits=limit_sentences(scores, cohort, uncertain),
         notebooks=notebooks,
         steps=_table(_steps(records)),
         parameters=[{"name": record["step"], "params": record.get("params", {})} for record in records],
@@ -82,31 +81,6 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
         (folder / f"{name}.tmp").write_text(page, encoding="utf-8")
         os.replace(folder / f"{name}.tmp", folder / name)
     return folder / "index.html"
-
-
-def read_records(run_dir: Path) -> list[dict]:
-    """The steps' records (records/*.json), in the order in which they started; an unreadable record is left out."""
-    records = []
-    for path in sorted((run_dir / "records").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        records.append({"step": path.stem, **record})
-    return sorted(records, key=lambda record: str(record.get("started", "")))
-
-
-def read_cohort(run_dir: Path) -> dict:
-    """notes and splits as DataFrames or None; synthetic: True only when every note comes from the generator; corpus: its name, "" if not known."""
-    settings = run_dir / "datasets" / "settings.json"
-    notes, splits = run_dir / "corpus" / "notes.parquet", run_dir / "corpus" / "splits.parquet"
-    notes = pd.read_parquet(notes) if notes.is_file() else None
-    return {
-        "notes": notes,
-        "splits": pd.read_parquet(splits) if splits.is_file() else None,
-        "synthetic": notes is not None and len(notes) > 0 and notes["source"].str.startswith("synthetic").all(),
-        "corpus": json.loads(settings.read_text(encoding="utf-8")).get("corpus", "") if settings.is_file() else "",
-    }
 
 
 def read_figures(run_dir: Path) -> list[dict]:
@@ -135,15 +109,6 @@ def saves(stem: str, notebook: str, figure: str) -> bool:
     part = stem.partition(".")[2].replace(".", "-")
     names = [figure] + ([figure.replace(part, "{part}"), figure.removesuffix(f"_{part}")] if part and figure.endswith(f"_{part}") else [])
     return any(re.search(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"", notebook) for name in names)  # the file is JSON: quotes in code are escaped
-
-
-def read_flow(run_dir: Path) -> pd.DataFrame | None:
-    """Steps from the files read to the notes kept: step, reports, patients, note; None where the cohort was not built."""
-    path = run_dir / "corpus" / "flow.json"
-    if not path.is_file():
-        return None
-    rows = [[row["step"], _count(row.get("n_reports")), _count(row.get("n_patients")), row.get("note") or ""] for row in json.loads(path.read_text())]
-    return pd.DataFrame(rows, columns=["step", "reports", "patients", "note"])
 
 
 def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
@@ -217,8 +182,7 @@ def export_figures(run_dir: str | Path, target: Path = FIGURES) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for old in [*target.glob("*.svg"), *target.glob("*.png")]:
         old.unlink()
-    commits = ", ".join(dict.fromkeys(record["commit"] for record in records if record.get("commit"))) or "not recorded"
-    lines = ["# Figures of the reference run", "", f"Generated by `make figures` from run `{run_dir.name}`, commit `{commits}`. Do not edit by hand.",
+    lines = ["# Figures of the reference run", "", f"Generated by `make figures` from run `{run_dir.name}`, commit `{commits(records)}`. Do not edit by hand.",
              "Research on historical data, not guidance. Not for clinical use."]
     for figure in figures:
         for ending in [".svg", ".png"]:
@@ -230,89 +194,8 @@ def export_figures(run_dir: str | Path, target: Path = FIGURES) -> Path:
     return target / "README.md"
 
 
-def model_card(run_dir: str | Path, model: str, stage: str) -> Path:
-    """Write models/<model>/<stage>/README.md, a Hugging Face model card with base, licence, data, use, limits, scores; returns its path."""
-    run_dir = Path(run_dir)
-    folder = run_dir / "models" / model / stage
-    if not folder.is_dir():
-        raise UserError(f"folder {folder}: no such adapter. Train the stage first.")
-    # Read here rather than through modeling.models, which imports torch.
-    entry = yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8")).get(model, {})
-    cohort, records, scores = read_cohort(run_dir), read_records(run_dir), summary.read_results(run_dir)["scores"]
-    front = {
-        "base_model": entry.get("hub_id", model),
-        "library_name": "peft", "pipeline_tag": "text-generation", "language": "en",
-        "license": entry.get("licence", "other").lower().replace(" ", "-"),
-        "tags": ["oncology", "lora", "research-only"],
-    }
-    commits = ", ".join(dict.fromkeys(record["commit"] for record in records if record.get("commit"))) or "not recorded"
-    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {model}, {stage}", "",
-             "Research on historical data, not guidance. Not for clinical use.", "",
-             f"Adapter of run `{run_dir.name}`, commit `{commits}`.", "", "## Data", "",
-             *_cohort_sentences(cohort, None), "", "## Intended use", "",
-             "Research on extracting phenotypes and diagnoses from oncology notes, and as a starting point for tuning on notes of one's own.", "",
-             "## Limits", "", *(f"- {sentence}" for sentence in _limits(scores, cohort, None))]
-    if not cohort["synthetic"]:
-        lines.append("- Trained on report text: an adapter can repeat passages of its training notes. Share it only as you would share the notes.")
-    lines += ["", "## Scores", ""]
-    rows = list(summary.headline(scores[(scores["model"] == model) & (scores["stage"] == stage)]).itertuples())
-    lines += ["| task | test set | average F1 (95 % interval) | n |", "|---|---|---|---|"] if rows else ["Not scored yet."]
-    lines += [f"| {summary.task_name(r.task)} | {summary.ring_name(r.split)} | {r.f1:.1f} ({r.f1_low:.1f} to {r.f1_high:.1f}) | {int(r.n):,} |" for r in rows]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / "README.md"
-
-
 def _table(frame: pd.DataFrame | None) -> dict | None:
     return None if frame is None else {"columns": list(frame.columns), "rows": frame.astype(str).to_numpy().tolist()}
-
-
-def _count(value) -> str:
-    return "" if value is None or pd.isna(value) else f"{int(value):,}"
-
-
-def _subject(cohort: dict) -> str:
-    if cohort["notes"] is None:
-        return "The notes of this run are not there, so the report cannot say what they are."
-    if cohort["synthetic"]:
-        return "The notes of this run are synthetic, written by a seeded generator: its scores show that the method works from end to end, and say nothing about patients."
-    if cohort["corpus"] == "local":
-        return "The notes of this run are an institution's own. Its patients stand behind these numbers: keep the report where their records may be kept."
-    return "The notes of this run are public, de-identified texts; nothing in this report describes a patient of today."
-
-
-def _cohort_sentences(cohort: dict, paper: dict | None) -> list[str]:
-    notes, splits = cohort["notes"], cohort["splits"]
-    if notes is None:
-        return []
-    kind = "synthetic notes" if cohort["synthetic"] else "notes"
-    out = [f"{len(notes):,} {kind} of {notes['patient_id'].nunique():,} patients with {notes['cancer_type'].nunique()} cancer types, "
-           f"from {notes['site'].nunique()} sites of {notes['institution'].nunique()} institutions."]
-    if splits is not None:
-        n = splits["split"].value_counts()
-        rings = [ring for ring in summary.RINGS if ring in n]
-        out.append("Patients by ring: " + ", ".join(f"{summary.ring_name(ring)} {n[ring]:,}" for ring in rings) + ". No patient is in two rings.")
-    if paper is not None:
-        out.append(f"The paper had {paper['clinical_notes']:,} clinical notes and {paper['pathology_reports']:,} pathology reports of "
-                   f"{paper['patients']:,} patients with {paper['cancer_types']} cancer types ({paper['note']}).")
-    return out
-
-
-def _limits(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | None) -> list[str]:
-    out = ["Reading what a note says is not deciding what is true: a right answer here agrees with a record, it is not a diagnosis.",
-           "The intervals cover the choice of patients only; training again with another seed moves the scores as well."]
-    if cohort["synthetic"]:
-        out.append("Generated notes are more regular than real ones: expect other scores, and other errors, on the notes of a hospital.")
-    elif cohort["notes"] is not None:
-        if cohort["corpus"] != "local":
-            out.append("The text is old scans read by machine, with errors; institutions that gave many reports weigh more, and the patients are not a sample of today's.")
-        out.append("What a report states was decided by rules, with a registry beside them; both contain errors, and a silent registry does not mean a silent report.")
-    if uncertain is not None:
-        out.append(f"{uncertain.sum():,} of {len(uncertain):,} pairs of note and field could not be decided and are left out of the extraction scores.")
-    if not scores.empty:
-        rows = summary.headline(scores)
-        answers = rows[rows["stage"] != "baseline"]
-        out.append(f"{int(answers['unparsed'].sum()):,} of {int(answers['n'].sum()):,} answers of the language models could not be read; they count as wrong.")
-    return out
 
 
 def _steps(records: list[dict]) -> pd.DataFrame:
@@ -341,6 +224,7 @@ def main(arguments: list[str]) -> Path:
         raise UserError("Usage: python -m cancerllm_utils.report RUN_DIR, or --figures PROFILE.")
     run_dir = Path(arguments[0])
     summary_step = [record for record in read_records(run_dir) if record["step"] == "00_summary"]
+    model_card.write_all(run_dir)
     page = build_report(run_dir, any(record["params"].get("report_text") is True for record in summary_step))
     print(search_identifiers(run_dir))
     return page

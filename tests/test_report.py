@@ -6,7 +6,6 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-import yaml
 
 from cancerllm_utils import report
 from cancerllm_utils.errors import UserError
@@ -173,17 +172,6 @@ def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     with pytest.raises(UserError, match="no figure"):
         report.export_figures(run, target)
     assert (target / "cohort.svg").is_file()  # refused before anything was removed
-
-
-def test_model_card_has_front_matter_scores_and_limits(run):
-    text = report.model_card(run, "tiny_base", "cpt-sft").read_text()
-    front = yaml.safe_load(text.split("---")[1])
-    assert front["base_model"] == "tiny_base" and front["license"] == "cc-by-4.0" and front["library_name"] == "peft"
-    assert "| Phenotype extraction | held-out patients | 60.0 (58.0 to 62.0) | 200 |" in text
-    assert "Not for clinical use" in text and "can repeat passages" not in text
-    assert "can repeat passages" in report.model_card(as_real(run), "tiny_base", "cpt-sft").read_text()
-    with pytest.raises(UserError, match="no such adapter"):
-        report.model_card(run, "tiny_base", "sft")
 
 
 def test_command_follows_the_summary_notebooks_report_text(run):
