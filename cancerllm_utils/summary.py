@@ -14,6 +14,7 @@ STAGES = ["base", "cpt", "sft", "cpt-sft"]
 BASELINES = {
     "majority": "Majority answer",
     "majority_by_cancer": "Majority per cancer",
+    "nearest": "Nearest training example",
     "tfidf": "TF-IDF + logistic regression",
     "rules": "Label rules",
 }
@@ -45,7 +46,9 @@ METRIC_NAMES = {
     "time": "time",
     "memory": "memory",
 }
+EMBEDDED, HYBRID = "tiny_base", "hybrid"
 NOT_RUN = "not run"
+ALPHA = 0.05  # as in comparisons.yaml
 SILVER = ("No patient of this corpus has a label: the models were tuned on what the reading rules find in the text, and every score below is agreement "
           "with those rules. It is not accuracy, and no system can be ranked by it.")
 
@@ -71,8 +74,20 @@ def load_paper_values() -> dict:
     return yaml.safe_load(PAPER_VALUES.read_text(encoding="utf-8"))
 
 
+def hybrid_name(model: str) -> str:
+    """The name of a model's hybrid with the rules (modeling/hybrid.py): "hybrid" for the embedded model, else "hybrid-<model>"."""
+    return HYBRID if model == EMBEDDED else f"{HYBRID}-{model}"
+
+
+def is_hybrid(model: str) -> bool:
+    """Whether a model of a score table is a hybrid with the rules, and so no language model by itself."""
+    return model.partition("-")[0] == HYBRID
+
+
 def model_name(model: str, stage: str) -> str:
     """What a reader sees for one system: the baseline's name, or "model, stage"."""
+    if is_hybrid(model):
+        return f"Rules, else {model.partition('-')[2] or EMBEDDED}, {stage}"
     return BASELINES.get(model, model) if stage == "baseline" else f"{model}, {stage}"
 
 
@@ -88,7 +103,7 @@ def ring_name(split: str) -> str:
 
 
 def system_order(scores: pd.DataFrame) -> list[tuple[str, str]]:
-    """All (model, stage) pairs of a score table: baselines first, from plain to strong, then models from base to fully tuned."""
+    """All (model, stage) pairs of a score table: baselines first, from plain to strong, then models from base to fully tuned, then the hybrids."""
     pairs = list(dict.fromkeys(zip(scores["model"], scores["stage"])))
 
     def position(pair):
@@ -96,7 +111,7 @@ def system_order(scores: pd.DataFrame) -> list[tuple[str, str]]:
         if stage == "baseline":
             return (0, "", list(BASELINES).index(model) if model in BASELINES else len(BASELINES), model)
         root = max((s for s in STAGES if stage == s or stage.startswith(s + "-")), key=len, default="")
-        return (1, model, STAGES.index(root) if root else len(STAGES), stage)
+        return (2 if is_hybrid(model) else 1, model, STAGES.index(root) if root else len(STAGES), stage)
 
     return sorted(pairs, key=position)
 
@@ -125,7 +140,7 @@ def main_split(scores: pd.DataFrame) -> str:
 
 def main_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:
     """For each language model its most complete stage: cpt-sft, else sft, cpt, base (suffixes such as -released only where nothing else ran)."""
-    pairs = [pair for pair in system_order(scores) if pair[1] != "baseline"]
+    pairs = [pair for pair in system_order(scores) if pair[1] != "baseline" and not is_hybrid(pair[0])]
     rank = {stage: i for i, stage in enumerate(STAGES)}
     best = {}
     for model, stage in pairs:
@@ -213,10 +228,12 @@ def headline_table(scores: pd.DataFrame, paper_values: dict | None = None, synth
     return pd.DataFrame(rows, columns=["what", "test set", "metric", "system", "this run", "n", "paper", "comparable", "why"])
 
 
-def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False) -> pd.DataFrame:
+def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False, comparisons: pd.DataFrame | None = None) -> pd.DataFrame:
     """Average F1 with its 95 % interval by task and system, one column per test set, n in its head; then value accuracy and false answers (%).
 
-    On real reports the label rules made the gold of extraction: they stand there as the labels' source, without a score.
+    With `comparisons` (comparisons.run) a last column says how the tuned model stands to the system on the first test set: the paired difference, its
+    interval, and whether the test tells them apart after Holm. On real reports the label rules made the gold of extraction: they stand there as the
+    labels' source, without a score.
     """
     rings = [ring for ring in [main_split(scores), "external_site", "external"] if ring in set(scores["split"])]
     rows = headline(scores, splits=rings)
@@ -231,11 +248,21 @@ def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False) -> pd.DataF
             for metric, table in extra.items():
                 row = _one(table, model=model, stage=stage, task=task)
                 line[METRIC_NAMES[metric]] = "" if row is None or pd.isna(row["f1"]) else f"{row['f1']:.1f}"
+            if comparisons is not None:
+                line["the tuned model against it"] = _paired(comparisons, (model, stage), task, rings[0])
             out.append(line)
         if task == "phenotype_extraction" and not synthetic:
             out.append({"task": task_name(task), "system": BASELINES["rules"], **{ring_name(ring): "the labels' source, not ranked" for ring in rings}})
-    columns = ["task", "system", *(ring_name(ring) for ring in rings), *(METRIC_NAMES[metric] for metric in extra)]
+    columns = ["task", "system", *(ring_name(ring) for ring in rings), *(METRIC_NAMES[metric] for metric in extra), *(["the tuned model against it"] * (comparisons is not None))]
     return pd.DataFrame(out, columns=columns).fillna("")
+
+
+def _paired(comparisons: pd.DataFrame, system: tuple[str, str], task: str, split: str) -> str:
+    """The paired differences in average F1 of the language models to one system, in words, the model named where there are several; "" where none was tested."""
+    rows = comparisons[comparisons["b"].eq("/".join(system)) & comparisons["task"].eq(task) & comparisons["split"].eq(split) & comparisons["metric"].eq("average")]
+    rows = rows[~rows["a"].map(is_hybrid)].dropna(subset=["difference"]).drop_duplicates("a")
+    several = rows["a"].nunique() > 1
+    return "; ".join(f"{row.a + ': ' if several else ''}{signed(row.difference)} ({signed(row.low)} to {signed(row.high)}{'' if row.p_holm <= ALPHA else ', not told apart'})" for row in rows.itertuples())
 
 
 def field_table(scores: pd.DataFrame) -> pd.DataFrame:

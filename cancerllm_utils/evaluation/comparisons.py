@@ -15,7 +15,7 @@ import yaml
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import score, stats
-from cancerllm_utils.summary import signed
+from cancerllm_utils.summary import hybrid_name, is_hybrid, signed, task_name
 
 FILE = paths.PARAMS / "shared" / "comparisons.yaml"
 COLUMNS = [
@@ -65,15 +65,18 @@ def _answers(examples: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
 
 
 def _systems(answers: dict) -> dict[str, list[str]]:
-    """Model -> its scored stages; the baselines stand under their own names with the stage "baseline"."""
+    """Language model -> its scored stages. Baselines and hybrids are no models: they are what a model is compared with."""
     models = {}
     for model, stage, *_ in answers:
-        models.setdefault(model, {})[stage] = None
+        if stage != "baseline" and not is_hybrid(model):
+            models.setdefault(model, {})[stage] = None
     return {model: list(stages) for model, stages in models.items()}
 
 
-def _pair_of(model: str, name: str) -> tuple[str, str]:
-    """(model, stage) of a name in the file: a stage of the model, or a baseline."""
+def _pair_of(model: str, name: str, stage: str = "") -> tuple[str, str]:
+    """(model, stage) of a name in the file: a stage of the model, its hybrid with the rules at `stage`, or a baseline."""
+    if name == "hybrid":
+        return hybrid_name(model), stage
     return (model, name) if name == "base" or re.match(r"(cpt|sft)", name) else (name, "baseline")
 
 
@@ -115,8 +118,8 @@ def one(answers: dict, a: tuple, b: tuple, task: str, split: str, metric: str, f
 
 def _primary_rows(answers: dict, written: dict, synthetic: bool, n_resamples: int, seed: int) -> list[dict]:
     rows = []
-    for model, stages in _systems(answers).items():
-        for entry in written["primary"] if "baseline" not in stages else []:
+    for model in _systems(answers):
+        for entry in written["primary"]:
             task = entry["task"]["synthetic" if synthetic else "real"]
             names, how = chosen_baselines(answers, entry, task) if isinstance(entry["b"], list) else ([entry["b"]], "")
             compared = [one(answers, (model, entry["a"]), _pair_of(model, name), task, entry["split"], entry["metric"], entry["family"], written, n_resamples, seed)
@@ -141,19 +144,20 @@ def _hardest(compared: list[dict]) -> dict:
 def _secondary_rows(answers: dict, written: dict, primary: list[dict], n_resamples: int, seed: int) -> list[dict]:
     plan, rows = written["secondary"], []
     fixed = {(row["a"], row["b"], row["task"], row["split"], row["metric"]) for row in primary}
+    pairs = [(plan["a"], name) for name in plan["b"]] + [(pair["a"], pair["b"]) for pair in plan.get("also", [])]
     for model, stages in _systems(answers).items():
-        if "baseline" in stages or plan["a"] not in stages:
+        if plan["a"] not in stages:
             continue
         for task in sorted({key[2] for key in answers}):
             for split in plan["splits"]:
                 for metric in plan["metrics"]:
-                    for name in plan["b"]:
-                        a, b = (model, plan["a"]), _pair_of(model, name)
+                    for first, second in pairs:
+                        a, b = _pair_of(model, first, plan["a"]), _pair_of(model, second, plan["a"])
                         if ("/".join(a), "/".join(b), task, split, metric) in fixed:
                             continue
                         row = one(answers, a, b, task, split, metric, plan["family"], written, n_resamples, seed)
                         if row:
-                            rows.append({"kind": "secondary", "endpoint": f"{plan['a']} against {name}", "question": "", "how": ""} | row)
+                            rows.append({"kind": "secondary", "endpoint": f"{first} against {second}", "question": "", "how": ""} | row)
     return rows
 
 
@@ -209,6 +213,13 @@ def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 0, path: str |
 def sentences(table: pd.DataFrame, kind: str = "primary") -> list[str]:
     """The verdicts of the primary endpoints, or of the secondary comparisons, as run returned them."""
     return table.loc[table["kind"] == kind, "verdict"].tolist()
+
+
+def cpt_sentences(table: pd.DataFrame) -> list[str]:
+    """Does continued pre-training help? One sentence per task and test set that was tested (average F1), the primary endpoint first."""
+    asked = table["endpoint"].isin(["cpt", "cpt-sft against sft"]) & table["metric"].eq("average") & table["difference"].notna()
+    rows = table[asked]
+    return [row.verdict if row.kind == "primary" else f"Does it help {task_name(row.task).lower()}? {row.verdict}" for row in rows.itertuples()]
 
 
 def planned(run_dir: str | Path, path: str | Path = FILE) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import yaml
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.results import SCORE_COLUMNS, TRAINING_COLUMNS
-from cancerllm_utils.summary import headline, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
+from cancerllm_utils.summary import headline, is_hybrid, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
 
 RUN_COLUMNS = ["model", "stage", "task", "split", "n", "seconds", "new_tokens", "prompt_tokens", "batch_size", "precision", "backend", "max_new_tokens",
                "peak_memory_gib", "memory_of", "energy_kwh"]
@@ -25,7 +25,7 @@ BYTES = {"fp32": 4, "bf16": 2}
 def read_runs(run_dir) -> pd.DataFrame:
     """One row per prediction file (RUN_COLUMNS): n answers, their seconds and new tokens, and how they were made; what was not stored is empty."""
     rows = []
-    for path in sorted(Path(run_dir).glob("predictions/*/*/*.jsonl")):
+    for path in sorted(path for path in Path(run_dir).glob("predictions/*/*/*.jsonl") if not is_hybrid(path.parent.parent.name)):  # it computes nothing
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         beside = path.with_suffix(".run.json")

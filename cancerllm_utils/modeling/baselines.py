@@ -1,19 +1,27 @@
-"""What a model must beat: majority answers, TF-IDF + logistic regression and the label rules, fitted on the training patients only."""
+"""What a model must beat: majority answers, the nearest training example, TF-IDF + logistic regression and the label rules.
+
+All are fitted on the training patients; of TF-IDF the settings are chosen on the development patients. Test sets are only answered.
+"""
 
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.multiclass import OneVsRestClassifier
 
 from ..tasks.build import REPEATS, read_corpus, read_settings, sample, task_items
 from ..tasks.context import findings_of
 from ..tasks.task import NOT_STATED, load_task, read_jsonl, write_jsonl
+from .nearest import index_examples, nearest_answers
 
 _MAX_FEATURES = 20_000
+STRENGTHS = (1.0, 10.0, 100.0)  # C of the logistic regression, tried on the development patients; without any the middle one stands
 _MAX_CLASSES = 60       # a field with more answers than this (tumor size) is not a classification: TF-IDF answers with the majority there
 # Letters with digits inside, so that pT2a, 3+4 and ER- are words of the vocabulary.
 _TOKEN = r"(?u)[a-zA-Z0-9][a-zA-Z0-9+/.-]*[a-zA-Z0-9+-]|[a-zA-Z0-9]"
@@ -49,99 +57,187 @@ def fit_tfidf(texts: list[str], max_features: int = _MAX_FEATURES) -> TfidfVecto
     return vectorizer.fit(texts)
 
 
-def fit_fields(items: pd.DataFrame, rows_of: dict[str, int], matrix, seed: int) -> dict:
-    """field -> fitted LogisticRegression, or the only / most common answer (str) where there is nothing to tell apart or too much."""
+def fit_fields(items: pd.DataFrame, rows_of: dict[str, int], matrix, seed: int, strength: float = STRENGTHS[1]) -> dict:
+    """field -> fitted one-against-rest LogisticRegression (C = strength), or the only / most common answer (str) where there is nothing to tell apart or too much."""
     models = {}
     for field, part in items.groupby("field"):
         answers = part["answer"].value_counts()
         if len(answers) == 1 or len(answers) > _MAX_CLASSES:
             models[field] = most_common(part["answer"])
             continue
-        model = LogisticRegression(C=10.0, max_iter=100, tol=1e-3, random_state=seed)
-        models[field] = model.fit(matrix[[rows_of[note] for note in part["note_id"]]], part["answer"])
+        model = OneVsRestClassifier(LogisticRegression(solver="liblinear", dual=True, C=strength, tol=0.1, random_state=seed))
+        with warnings.catch_warnings():  # at C = 100 the last digits are still moving after 100 rounds, the answers are not
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            models[field] = model.fit(matrix[[rows_of[note] for note in part["note_id"]]], part["answer"])
     return models
+
+
+def answer_fields(models: dict, fields: list[str], notes: list[str], rows_of: dict[str, int], matrix, fallbacks: list[str]) -> list[str]:
+    """Answers of the models of fit_fields to questions (field, note); a field that training never saw gets the fallback."""
+    answers, fields = list(fallbacks), np.asarray(fields, dtype=object)
+    for field, model in models.items():
+        places = np.flatnonzero(fields == field)
+        if len(places):
+            found = [model] * len(places) if isinstance(model, str) else model.predict(matrix[[rows_of[notes[place]] for place in places]])
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = str(answer)
+    return answers
+
+
+def vectors_of(documents: dict[str, str], fitted_on: list[str]) -> dict:
+    """TF-IDF of documents (note_id -> text), the vocabulary from those in `fitted_on`: {words, matrix, rows_of (note_id -> row), single (columns of one word)}."""
+    vectorizer = fit_tfidf([documents[note] for note in fitted_on])
+    words = vectorizer.get_feature_names_out()
+    return {"words": words, "matrix": vectorizer.transform(documents.values()), "rows_of": {note: row for row, note in enumerate(documents)},
+            "single": np.flatnonzero([" " not in word for word in words])}
+
+
+def tune_tfidf(train: pd.DataFrame, dev: pd.DataFrame, vectors: dict, seed: int) -> tuple[dict, pd.DataFrame]:
+    """The best of four settings on the development items: C of STRENGTHS on words and pairs, then the best C on words alone.
+
+    Returns {models, matrix} of the chosen one (the first of equally good ones) and a table: features, C, dev_items, dev_accuracy (0-1), chosen.
+    """
+    tried, fitted = [], []
+
+    def attempt(features: str, strength: float) -> float:
+        matrix = vectors["matrix"] if features == "words and pairs" else vectors["matrix"][:, vectors["single"]]
+        models = fit_fields(train, vectors["rows_of"], matrix, seed, strength)
+        answers = answer_fields(models, dev["field"].tolist(), dev["note_id"].tolist(), vectors["rows_of"], matrix, [""] * len(dev))
+        accuracy = float((dev["answer"].to_numpy() == np.asarray(answers, dtype=object)).mean()) if len(dev) else float("nan")
+        tried.append({"features": features, "C": strength, "dev_items": len(dev), "dev_accuracy": accuracy})
+        fitted.append({"models": models, "matrix": matrix})
+        return accuracy
+
+    if len(dev):
+        scores = [attempt("words and pairs", strength) for strength in STRENGTHS]
+        scores.append(attempt("words", STRENGTHS[int(np.argmax(scores))]))
+        best = int(np.argmax(scores))
+    else:
+        attempt("words and pairs", STRENGTHS[1])
+        best = 0
+    return fitted[best], pd.DataFrame(tried).assign(chosen=[number == best for number in range(len(tried))])
 
 
 def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42) -> pd.DataFrame:
     """Fits the baselines on the training patients and answers every data set: predictions/<baseline>/baseline/<task>.<split>.jsonl.
 
-    majority (per field), majority_by_cancer (per field and cancer type), tfidf (the whole scrubbed note; for `findings` the masked note)
-    and rules (what the text states, majority_by_cancer where silent). In extraction from real reports the rules made the labels, so they
-    write no predictions there. The fitted vocabulary goes to predictions/tfidf/baseline/vocabulary.txt.
-    Returns one row per file: model, task, split, n, value_accuracy (0-1), seconds, remark.
+    majority (per field), majority_by_cancer (per field and cancer type), nearest (the answer of the most similar training example, nearest.py), tfidf
+    (the whole scrubbed note; for `findings` the masked note) and rules (what the text states, majority_by_cancer where silent; `sure` marks the rows
+    where the text states one value). Rules write no predictions where they made the labels (extraction from real reports) or read none of the
+    fields. predictions/tfidf/baseline/ also gets the fitted vocabulary and tuning.csv: which settings were tried on the development patients, and
+    which was chosen. Returns one row per file: model, task, split, n, value_accuracy (0-1), seconds, remark.
     """
     run_dir, settings = Path(run_dir), read_settings(run_dir)
-    corpus = settings["corpus"]
+    corpus, share = settings["corpus"], settings["not_stated_share"]
     notes, labels = read_corpus(run_dir)
-    table = []
-    for name in tasks:
-        started, spec = time.monotonic(), load_task(name)
-        train = training_items(spec, corpus, notes, labels, settings["not_stated_share"], seed)
-        sets = {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits}
+    texts = dict(zip(notes["note_id"], notes["text"], strict=True))
+    specs = {name: load_task(name) for name in tasks}
+    sets = {name: {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits} for name in tasks}
+    trains = {name: training_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
+    devs = {name: tuning_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
+    vectors, table, tuned = vectors_of_tasks(run_dir, specs, trains, devs, sets, texts), [], []
+    for name, spec in specs.items():
+        started, train = time.monotonic(), trains[name]
         by_field, by_cancer = majority(train, ["field"]), majority(train, ["field", "cancer_type"])
-        common = {split: [majority_answer(row, by_cancer, by_field) for row in rows] for split, rows in sets.items()}
-        plain = {split: [by_field.get((row["field"],), NOT_STATED) for row in rows] for split, rows in sets.items()}
+        common = {split: [majority_answer(row, by_cancer, by_field) for row in rows] for split, rows in sets[name].items()}
+        plain = {split: [by_field.get((row["field"],), NOT_STATED) for row in rows] for split, rows in sets[name].items()}
+        answered, total = [("majority", plain, 0.0), ("majority_by_cancer", common, 0.0)], max(1, sum(map(len, sets[name].values())))
         begun = time.monotonic()
-        tfidf = tfidf_answers(run_dir, spec, train, sets, common, notes, seed)
-        seconds = (time.monotonic() - begun) / max(1, sum(map(len, sets.values())))
-        answered = [("majority", plain, 0.0), ("majority_by_cancer", common, 0.0), ("tfidf", tfidf, seconds)]
-        if spec["gold"] == "stated_value" and corpus != "synthetic":
-            table.append({"model": "rules", "task": name, "remark": "the labels' source, not ranked"})
+        indexes = index_examples(read_jsonl(run_dir / "datasets" / name / "train.jsonl"))
+        nearest = {split: nearest_answers(indexes, rows, common[split]) for split, rows in sets[name].items()}
+        answered.append(("nearest", nearest, (time.monotonic() - begun) / total))
+        begun = time.monotonic()
+        tfidf, trials = tfidf_answers(spec, train, devs[name], sets[name], common, vectors, seed)
+        tuned.append(trials)
+        answered.append(("tfidf", tfidf, (time.monotonic() - begun) / total))
+        begun = time.monotonic()
+        rules, sure, remark = rule_answers(spec, sets[name], common, texts, corpus)
+        if remark:
+            table.append({"model": "rules", "task": name, "remark": remark})
         else:
-            begun = time.monotonic()
-            rules = rule_answers(spec, sets, common, notes, corpus)
-            answered.append(("rules", rules, (time.monotonic() - begun) / max(1, sum(map(len, sets.values())))))
+            answered.append(("rules", rules, (time.monotonic() - begun) / total))
         print(f"baselines: {name} fitted on {len(train)} items and answered in {time.monotonic() - started:.0f} s", flush=True)
         for model, answers, each in answered:
-            for split, rows in sets.items():
+            for split, rows in sets[name].items():
                 write_jsonl(run_dir / "predictions" / model / "baseline" / f"{name}.{split}.jsonl", [
                     {"example_id": row["example_id"], "prediction": answer, "answers": row["answers"], "parsed": answer, "new_tokens": 0,
-                     "stop_reason": "", "seconds": round(each, 5)} for row, answer in zip(rows, answers[split], strict=True)])
+                     "stop_reason": "", "seconds": round(each, 5)} | ({"sure": sure[split][place]} if model == "rules" else {})
+                    for place, (row, answer) in enumerate(zip(rows, answers[split], strict=True))])
                 right = [answer == row["answers"][0] for row, answer in zip(rows, answers[split], strict=True)]
                 table.append({"model": model, "task": name, "split": split, "n": len(rows), "value_accuracy": np.mean(right) if right else None,
                               "seconds": each * len(rows), "remark": ""})
+    pd.concat(tuned, ignore_index=True).to_csv(run_dir / "predictions" / "tfidf" / "baseline" / "tuning.csv", index=False, float_format="%.4f")
     return pd.DataFrame(table)
 
 
-def tfidf_answers(run_dir: Path, spec: dict, train: pd.DataFrame, sets: dict, common: dict, notes: pd.DataFrame, seed: int) -> dict[str, list[str]]:
-    """TF-IDF answers per split; a field (or variant) that training never saw gets the majority."""
-    texts = dict(zip(notes["note_id"], notes["text"], strict=True))
-    answers = {split: list(values) for split, values in common.items()}
+def tuning_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame, not_stated_share: float, seed: int) -> pd.DataFrame:
+    """All items of the development patients, not only the few hundred that models answer; "not stated" ones at the share of the test sets."""
+    items = task_items(spec, corpus, notes, labels)
+    items = items[items["split"].eq("dev")]
+    parts = [sample(part, not_stated_share, seed, None, balance=False) for _, part in items.groupby("variant")]
+    return pd.concat(parts, ignore_index=True) if parts else items
+
+
+def vectors_of_tasks(run_dir: Path, specs: dict, trains: dict, devs: dict, sets: dict, texts: dict[str, str]) -> dict[bool, dict]:
+    """vectors_of the whole notes of all tasks together (False) and of the masked ones (True); writes the vocabularies."""
+    notes = {False: (set(), set()), True: (set(), set())}  # masked -> (notes to fit on, all notes)
+    masking = next((spec for spec in specs.values() if "findings" in (spec.get("variants") or {})), None)
+    for name in specs:
+        for variant, part in trains[name].groupby("variant"):
+            notes[variant == "findings"][0].update(part["note_id"])
+        for variant, part in [*trains[name].groupby("variant"), *devs[name].groupby("variant")]:
+            notes[variant == "findings"][1].update(part["note_id"])
+        for row in (row for rows in sets[name].values() for row in rows):
+            notes[row["variant"] == "findings"][1].add(row["note_id"])
+    vectors = {}
+    for masked, (fitted_on, asked) in notes.items():
+        if fitted_on:
+            vectors[masked] = vectors_of({note: findings_of(texts[note], masking) if masked else texts[note] for note in sorted(asked)}, sorted(fitted_on))
+            vocabulary = run_dir / "predictions" / "tfidf" / "baseline" / f"vocabulary{'.findings' * masked}.txt"
+            vocabulary.parent.mkdir(parents=True, exist_ok=True)
+            vocabulary.write_text("\n".join(sorted(vectors[masked]["words"])) + "\n", encoding="utf-8")
+    return vectors
+
+
+def tfidf_answers(spec: dict, train: pd.DataFrame, dev: pd.DataFrame, sets: dict, common: dict, vectors: dict, seed: int) -> tuple[dict[str, list[str]], pd.DataFrame]:
+    """TF-IDF answers per split, tuned per variant; a field (or variant) that training never saw gets the majority. And the table of tune_tfidf."""
+    answers, trials = {split: list(values) for split, values in common.items()}, []
     for variant, part in train.groupby("variant"):
-        def read(note_id, masked=variant == "findings"):
-            return findings_of(texts[note_id], spec) if masked else texts[note_id]
-        fitted_on = sorted(set(part["note_id"]))
-        documents = [read(note_id) for note_id in fitted_on]
-        vectorizer = fit_tfidf(documents)
-        models = fit_fields(part, {note_id: row for row, note_id in enumerate(fitted_on)}, vectorizer.transform(documents), seed)
-        vocabulary = run_dir / "predictions" / "tfidf" / "baseline" / f"vocabulary.{spec['task']}{'.' * bool(variant)}{variant}.txt"
-        vocabulary.parent.mkdir(parents=True, exist_ok=True)
-        vocabulary.write_text("\n".join(sorted(vectorizer.vocabulary_)) + "\n", encoding="utf-8")
+        of_variant = vectors[variant == "findings"]
+        chosen, tried = tune_tfidf(part, dev[dev["variant"].eq(variant)], of_variant, seed)
+        trials.append(tried.assign(task=spec["task"], variant=variant))
         for split, rows in sets.items():
-            for field, model in models.items():
-                places = [place for place, row in enumerate(rows) if row["variant"] == variant and row["field"] == field]
-                if not places:
-                    continue
-                found = [model] * len(places) if isinstance(model, str) else model.predict(vectorizer.transform([read(rows[place]["note_id"]) for place in places]))
-                for place, answer in zip(places, found, strict=True):
-                    answers[split][place] = str(answer)
-    return answers
+            places = [place for place, row in enumerate(rows) if row["variant"] == variant]
+            found = answer_fields(chosen["models"], [rows[place]["field"] for place in places], [rows[place]["note_id"] for place in places], of_variant["rows_of"],
+                                  chosen["matrix"], [common[split][place] for place in places])
+            for place, answer in zip(places, found, strict=True):
+                answers[split][place] = answer
+    return answers, pd.concat(trials, ignore_index=True)[["task", "variant", "features", "C", "dev_items", "dev_accuracy", "chosen"]] if trials else pd.DataFrame()
 
 
-def rule_answers(spec: dict, sets: dict, common: dict, notes: pd.DataFrame, corpus: str) -> dict[str, list[str]]:
-    """What the rules read in the text; the majority where they read nothing, and "not stated" where extraction finds a clean absence."""
+def rule_answers(spec: dict, sets: dict, common: dict, texts: dict[str, str], corpus: str) -> tuple[dict[str, list[str]], dict[str, list[bool]], str]:
+    """What the rules read in the text; the majority where they read nothing, and "not stated" where extraction finds a clean absence.
+
+    Returns answers and, per answer, whether the text states it in one unambiguous value, by split; and why the rules are not ranked here, else "".
+    """
     from ..corpus import labels as rules  # compiles every pattern: only where rules are asked
 
-    texts = dict(zip(notes["note_id"], notes["text"], strict=True))
-    answers = {}
+    known = set(rules.SYNTHETIC_FIELD_VALUES if corpus == "synthetic" else rules.RULES)
+    if spec["gold"] == "stated_value" and corpus != "synthetic":
+        return {}, {}, "the labels' source, not ranked"
+    if not known & set(spec["fields"]):
+        return {}, {}, "no rule reads these fields"
+    answers, sure = {split: [] for split in sets}, {split: [] for split in sets}
     for split, rows in sets.items():
-        answers[split] = []
         for row, fallback in zip(rows, common[split], strict=True):
             text = findings_of(texts[row["note_id"]], spec) if row["variant"] == "findings" else texts[row["note_id"]]
-            found = rules.read_synthetic(text, row["field"]) if corpus == "synthetic" else rules.read(text, row["field"], row["cancer_type"])
+            found = {"evidence": "uncertain", "value": None}
+            if row["field"] in known:
+                found = rules.read_synthetic(text, row["field"]) if corpus == "synthetic" else rules.read(text, row["field"], row["cancer_type"])
             absent = spec["gold"] == "stated_value" and found["evidence"] == "not_stated"
-            answers[split].append(found["value"] if found["evidence"] == "stated" else NOT_STATED if absent else fallback)
-    return answers
+            sure[split].append(found["evidence"] == "stated")
+            answers[split].append(found["value"] if sure[split][-1] else NOT_STATED if absent else fallback)
+    return answers, sure, ""
 
 
 def stated_or_not_by_cancer(run_dir: Path, splits: list[str] = ("dev", "test", "external_site", "external"), seed: int = 42) -> pd.DataFrame:
