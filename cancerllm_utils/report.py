@@ -16,11 +16,11 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from cancerllm_utils import model_card, paths, summary
+from cancerllm_utils import model_card, paths, results_files, results_json, summary
 from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
-from cancerllm_utils.run_facts import cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
+from cancerllm_utils.run_facts import adapters, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
@@ -70,6 +70,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
         steps=_table(_steps(records)),
         parameters=[{"name": record["step"], "params": record.get("params", {})} for record in records],
         versions=_versions(records),
+        files=files_for_others(run_dir),
         notes=left_out,
     )
     folder = run_dir / "report"
@@ -198,6 +199,20 @@ def _table(frame: pd.DataFrame | None) -> dict | None:
     return None if frame is None else {"columns": list(frame.columns), "rows": frame.astype(str).to_numpy().tolist()}
 
 
+def files_for_others(run_dir: Path) -> list[dict]:
+    """What the run offers to other programs and people, as href (from report/), text; only what is there."""
+    cards = [(f"models/{model}/{stage}/README.md", f"model card of {summary.model_name(model, stage)}, Hugging Face format") for model, stage in adapters(run_dir)]
+    found = [
+        ("results/README.md", "what every table and column of results/ means, with units"),
+        ("results/scores.csv", "every score, one number per row"),
+        ("results/lm_eval", "scores in the layout of lm-evaluation-harness, one file per system"),
+        ("results/tripod_llm.csv", "the TRIPOD-LLM checklist as a table"),
+        ("DATASHEET.md", "datasheet of the corpus"),
+        *cards,
+    ]
+    return [{"href": f"../{path}", "name": path, "text": text} for path, text in found if (run_dir / path).exists()]
+
+
 def _steps(records: list[dict]) -> pd.DataFrame:
     rows = []
     for record in records:
@@ -225,8 +240,11 @@ def main(arguments: list[str]) -> Path:
     run_dir = Path(arguments[0])
     summary_step = [record for record in read_records(run_dir) if record["step"] == "00_summary"]
     model_card.write_all(run_dir)
+    results_json.write_all(run_dir)
+    results_files.write(run_dir)  # so that the page can link to it
     page = build_report(run_dir, any(record["params"].get("report_text") is True for record in summary_step))
     print(search_identifiers(run_dir))
+    results_files.write(run_dir)  # again, with the tables that came since
     return page
 
 
