@@ -22,6 +22,9 @@ TASKS = {
     "phenotype_extraction": "Phenotype extraction",
     "diagnosis_generation": "Diagnosis generation",
     "registry_prediction": "Registry prediction",
+    "registry_details": "Registry details",
+    "stage_from_tnm": "Stage group",
+    "icd10_coding": "ICD-10 coding",
 }
 RINGS = {
     "train": "training patients",
@@ -41,6 +44,9 @@ METRIC_NAMES = {
     "value_accuracy": "value accuracy",
     "false_answer": "false answers",
     "miss": "missed values",
+    "right_stated": "right values where one is stated",
+    "value_f1": "F1 of the values given",
+    "value_minus_false": "right values minus false answers",
     "macro_f1": "macro F1",
     "eos_share": "answers ended by the model",
     "time": "time",
@@ -263,6 +269,30 @@ def _paired(comparisons: pd.DataFrame, system: tuple[str, str], task: str, split
     rows = rows[~rows["a"].map(is_hybrid)].dropna(subset=["difference"]).drop_duplicates("a")
     several = rows["a"].nunique() > 1
     return "; ".join(f"{row.a + ': ' if several else ''}{signed(row.difference)} ({signed(row.low)} to {signed(row.high)}{'' if row.p_holm <= ALPHA else ', not told apart'})" for row in rows.itertuples())
+
+
+def abstention_table(scores: pd.DataFrame, systems: list[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """What each system does with questions that the text answers and with those it leaves open, by task and field, on the main test set.
+
+    Columns: task, field, system, right values where one is stated, missed values, false answers, right values minus false answers (%, 95 % intervals),
+    stated and not stated (questions). Rows: "all" fields of each task for every system, then each field for `systems` (default: the language models' main
+    stages). Fields without both kinds of question have no row.
+    """
+    metrics = ["right_stated", "miss", "false_answer", "value_minus_false"]
+    rows = scores[scores["metric"].isin(metrics) & scores["split"].eq(main_split(scores)) & scores["variant"].eq("all") & scores["subgroup"].eq("all")]
+    chosen = main_systems(scores) if systems is None else systems
+    out = []
+    for task, of_task in rows.groupby("task", sort=False):
+        for field, part in of_task.groupby("field", sort=True):
+            for model, stage in system_order(part):
+                found = {metric: _one(part, model=model, stage=stage, metric=metric) for metric in metrics}
+                if found["value_minus_false"] is None or (field != "all" and (model, stage) not in chosen):
+                    continue
+                out.append({"task": task_name(task), "field": field, "system": model_name(model, stage), **{METRIC_NAMES[metric]: _points(row) for metric, row in found.items()},
+                            "stated": int(found["miss"]["n"]), "not stated": int(found["false_answer"]["n"])})
+    columns = ["task", "field", "system", *(METRIC_NAMES[metric] for metric in metrics), "stated", "not stated"]
+    table = pd.DataFrame(out, columns=columns)
+    return table.iloc[table["field"].ne("all").to_numpy().argsort(kind="stable")].reset_index(drop=True)
 
 
 def field_table(scores: pd.DataFrame) -> pd.DataFrame:

@@ -17,16 +17,15 @@ import pandas as pd
 
 from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import classes, stats
-from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, ORDERED_FIELDS, UNPARSED, numbers, score_pairs, value_scores
+from cancerllm_utils.evaluation import classes, groups, stats
+from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, UNPARSED, numbers, score_pairs, value_scores
 from cancerllm_utils.results import SCORE_COLUMNS
 
 # The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
 EIGHT = tuple((family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average"))
-ALL_METRICS = tuple((family, metric) for family in METRICS for metric in (*METRICS[family], "average"))
+ALL_METRICS = groups.ALL_METRICS
+VALUE_METRICS = groups.VALUE_METRICS
 CLASS_KEYS = ["model", "stage", "task", "split", "field"]
-VALUE_METRICS = ["value_accuracy", "false_answer", "miss", "eos_share"]
-MAX_CLASSES = 12  # a closed field has fewer values; an open one is no classification
 PREDICTION_KEYS = {"example_id": str, "prediction": str, "answers": list, "parsed": str}
 DATASET_KEYS = {"example_id": str, "patient_id": str, "field": str, "answers": list}
 
@@ -211,56 +210,6 @@ def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict
     }
 
 
-def _points_interval(values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    low, high = stats.cluster_interval(values, clusters, method, n_resamples, seed)
-    return np.clip(low, 0, 100), np.clip(high, 0, 100)
-
-
-def _group_rows(group: dict, field: str, method: str, n_resamples: int, seed: int) -> list[dict]:
-    """All score rows of one group of examples (arrays of _scored_examples), without the columns that name the group."""
-    clusters, shared = group["cluster"], {"n": len(group["cluster"]), "unparsed": int(group["unparsed"].sum())}
-    means = group["numbers"].mean(axis=0)
-    low, high = _points_interval(group["numbers"][:, :, 2], clusters, method, n_resamples, seed)
-    rows = [
-        {"family": f, "metric": m, "precision": p, "recall": r, "f1": f1, "f1_low": low[i], "f1_high": high[i], **shared}
-        for i, ((f, m), (p, r, f1)) in enumerate(zip(ALL_METRICS, means))
-    ]
-    low, high = _points_interval(group["values"], clusters, method, n_resamples, seed)
-    for i, metric in enumerate(VALUE_METRICS):
-        asked = group["values"][~np.isnan(group["values"][:, i]), i]  # false_answer: gold "not stated" only; miss: gold values only
-        if len(asked):
-            row = {"family": "clinical", "metric": metric, "f1": asked.mean(), "f1_low": low[i], "f1_high": high[i]}
-            rows.append(row | shared | {"n": len(asked)})
-    f1, low, high = (100 * x for x in classes.macro_f1(group["gold"], group["predicted"], clusters, n_resamples, seed, method))
-    rows.append({"family": "clinical", "metric": "macro_f1", "f1": f1, "f1_low": max(low, 0), "f1_high": min(high, 100), **shared})
-    if field in ORDERED_FIELDS:
-        found = classes.quadratic_kappa(group["answer"], group["parsed"], clusters, ORDERED_FIELDS[field], n_resamples, seed, method)
-        if not np.isnan(found["kappa"]):  # times 100, as every number of the table; n: the items that got a value of the scale
-            row = {"f1": 100 * found["kappa"], "f1_low": 100 * found["low"], "f1_high": 100 * found["high"], "n": found["n"]}
-            rows.append({"family": "clinical", "metric": "kappa_quadratic", **shared} | row)
-    return rows
-
-
-def _class_rows(group: dict, method: str, n_resamples: int, seed: int) -> pd.DataFrame:
-    """classes.class_table of one field in points, for a field with 2 to MAX_CLASSES answers, else empty (a size or a diagnosis is no class)."""
-    if not 2 <= len(set(group["answer"])) <= MAX_CLASSES:
-        return pd.DataFrame()
-    table = classes.class_table(group["answer"].astype(str), group["parsed"].astype(str), group["cluster"], n_resamples, seed, method)
-    return table.assign(**{column: 100 * table[column] for column in ("precision", "recall", "f1", "f1_low", "f1_high")})
-
-
-def _groups(frame: pd.DataFrame):
-    """Yield (variant, field, subgroup, mask) for everything, then each variant, field and the headline items of each."""
-    headline = frame.headline.to_numpy(dtype=bool)
-    for variant in ["all", *sorted(v for v in frame.variant.unique() if v)]:
-        of_variant = np.ones(len(frame), dtype=bool) if variant == "all" else (frame.variant == variant).to_numpy()
-        for field in ["all", *sorted(frame.field[of_variant].unique())]:
-            mask = of_variant if field == "all" else of_variant & (frame.field == field).to_numpy()
-            yield variant, field, "all", mask
-            if (mask & headline).any():
-                yield variant, field, "headline", mask & headline
-
-
 def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") -> pd.DataFrame:
     """Score every predictions/<model>/<stage>/<task>.<split>.jsonl of a run against datasets/<task>/<split>.jsonl.
 
@@ -288,12 +237,12 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
         arrays["cluster"] = pd.factorize(clusters, sort=True)[0]
         suffix = re.search(r"-s(\d+)(?:-|$)", stage)
         key = {"model": model, "stage": stage, "task": task, "split": split, "seed": int(suffix[1]) if suffix else seed}
-        for variant, field, subgroup, mask in _groups(frame):
+        for variant, field, subgroup, mask in groups.groups(frame):
             group = {name: array[mask] for name, array in arrays.items()}
             where = key | {"variant": variant, "field": field, "subgroup": subgroup}
-            rows += [where | row for row in _group_rows(group, field, method, n_resamples, seed)]
+            rows += [where | row for row in groups.group_rows(group, field, method, n_resamples, seed)]
             if variant == subgroup == "all" and field != "all":
-                of_classes.append(_class_rows(group, method, n_resamples, seed).assign(**{name: where[name] for name in CLASS_KEYS}))
+                of_classes.append(groups.class_rows(group, method, n_resamples, seed).assign(**{name: where[name] for name in CLASS_KEYS}))
         for family in METRICS:
             f1 = {metric: arrays["numbers"][:, ALL_METRICS.index((family, metric)), 2] / 100 for metric in ("average", "exact_match")}
             examples.append(

@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import metrics, score
+from cancerllm_utils.evaluation import groups, metrics, score
 from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, main_score, score_file, score_run
 
 ROW = {"id": "1", "answers": ["left"], "prediction": "left"}
@@ -233,6 +234,46 @@ def test_classes_and_kappa_of_a_closed_field(tmp_path):
     assert kappa.f1 == pytest.approx(100 * (1 - 1 / 2)) and kappa.n == 4
 
 
+# ---- abstention ------------------------------------------------------------------------------------------------------------------
+
+
+def abstention(gold, parsed, **more):
+    """metric -> row of abstention_rows for one question per patient."""
+    values = pd.DataFrame([metrics.value_scores([g], p) for g, p in zip(gold, parsed)], dtype=float).reindex(columns=groups.VALUE_METRICS) * 100
+    group = {"values": values.to_numpy(), "cluster": np.arange(len(gold)), "unparsed": np.array([p == "unparsed" for p in parsed])}
+    return {row["metric"]: row for row in groups.abstention_rows(group, "percentile", 200, 0)}
+
+
+GOLD = ["T1", "T2", "T3", "T4", "not stated", "not stated"]
+
+
+def test_abstention_by_hand():
+    found = abstention(GOLD, ["T1", "T2", "T1", "not stated", "not stated", "T4"])
+    # four stated: two right, one wrong, one missed; two not stated: one value given. Four values given, two right.
+    assert (found["right_stated"]["f1"], found["right_stated"]["n"]) == (50, 4)
+    assert found["value_minus_false"]["f1"] == 50 - 50 and found["value_minus_false"]["n"] == 6
+    row = found["value_f1"]
+    assert (row["precision"], row["recall"], row["f1"]) == (50, 50, 50)
+    assert all(row["f1_low"] <= row["f1"] <= row["f1_high"] for row in found.values())
+
+
+@pytest.mark.parametrize(("parsed", "expected"), [
+    (["not stated"] * 6, 0),  # never answers
+    (["T1", "T2", "T3", "T4", "T1", "T1"], 0),  # always answers, and always rightly where there is a value
+    (["T2"] * 6, 25 - 100),  # always the same answer
+    (["unparsed"] * 6, 0),  # nothing readable is as good as silence
+    (["T1", "T2", "T3", "T4", "not stated", "not stated"], 100),
+])
+def test_who_always_or_never_answers_gains_nothing(parsed, expected):
+    assert abstention(GOLD, parsed)["value_minus_false"]["f1"] == expected
+
+
+def test_abstention_is_asked_only_where_both_kinds_of_question_are():
+    assert abstention(["T1", "T2"], ["T1", "T1"]) == {} and abstention(["not stated"] * 2, ["T1", "not stated"]) == {}
+    never = abstention(GOLD, ["not stated"] * 6)["value_f1"]
+    assert never["f1"] == never["recall"] == 0 and np.isnan(never["precision"])
+
+
 def test_predictions_of_another_data_set_are_refused_and_nothing_is_written(run):
     path = run / "predictions/tiny/base/extraction.test.jsonl"
     path.write_text(path.read_text().replace('"e2"', '"e9"'))
@@ -256,7 +297,8 @@ def test_ledger_is_for_the_last_word_only(tmp_path):
 
 def test_a_new_metric_shows_in_the_run_but_not_in_the_eight(run, monkeypatch):
     monkeypatch.setitem(score.METRICS["clinical"], "one_metric", lambda gold, predicted: 1.0)
-    monkeypatch.setattr(score, "ALL_METRICS", [(f, m) for f in score.METRICS for m in (*score.METRICS[f], "average")])
+    for module in (score, groups):
+        monkeypatch.setattr(module, "ALL_METRICS", [(f, m) for f in score.METRICS for m in (*score.METRICS[f], "average")])
     metrics._similarities.cache_clear()
     scores = score_run(run, n_resamples=10)
     assert "one_metric" in set(scores.metric) and scores[scores.metric == "one_metric"].f1.min() == 100
