@@ -52,6 +52,20 @@ def macro_f1(gold, predicted, clusters, n_resamples: int = 1000, seed: int = 0, 
     return float(_macro(table.sum(axis=0, keepdims=True))[0, 0]), float(low[0]), float(high[0])
 
 
+def macro_f1_difference(gold, predicted_a, predicted_b, clusters, n_resamples: int = 1000, seed: int = 0, method: str = "percentile") -> tuple[float, float, float]:
+    """Macro F1 of a minus that of b on the same examples, in [-1, 1], with its 95 % interval over clusters: (difference, low, high)."""
+    gold = np.asarray(gold, dtype=str)
+    tables = [_class_counts(gold, np.asarray(predicted, dtype=str), clusters)[1] for predicted in (predicted_a, predicted_b)]
+    k = tables[0].shape[1]
+
+    def difference(sums):
+        return _macro(sums[:, :k]) - _macro(sums[:, k:])
+
+    both = np.hstack(tables)
+    low, high = stats.limits_of_sums(both, np.hsplit(tables[0], 3)[1].sum(axis=1), difference, method, n_resamples, seed)
+    return float(difference(both.sum(axis=0, keepdims=True))[0, 0]), float(low[0]), float(high[0])
+
+
 def class_table(gold, predicted, clusters, n_resamples: int = 1000, seed: int = 0, method: str = "percentile") -> pd.DataFrame:
     """Precision, recall and F1 of each class of gold, and as rows "accuracy", "macro", "weighted" over all; CLASS_COLUMNS, shares in [0, 1].
 
