@@ -94,13 +94,15 @@ def chosen_fields(spec: dict, trained: list[str], asked: list[str] | None) -> li
 
 
 def fields_of_note(fields: list[str], cancer_type: str, asked: bool) -> list[str]:
-    """A known cancer type leaves out the grading schemes of other cancers, unless they were asked for by name."""
-    from .corpus.labels import VOCABULARY, fields_for  # compiles the label rules: only here
+    """A known cancer type leaves out what only other cancers have (grading schemes, FIGO stages, lobes), unless it was asked for by name."""
+    from .corpus.labels import FIELDS, PREDICTED, VOCABULARY  # compiles the label rules: only here
 
-    known = {cancer for entry in VOCABULARY["fields"].values() if entry["cancers"] != "all" for cancer in entry["cancers"]}
+    entries = FIELDS | PREDICTED
+    known = {cancer for entry in entries.values() if entry["cancers"] != "all" for cancer in entry["cancers"]}
     if asked or cancer_type not in known:
         return fields
-    return [field for field in fields if field not in GRADE_SCHEMES or field in fields_for(cancer_type)]
+    bound = set(GRADE_SCHEMES) | (set(entries) - set(VOCABULARY["fields"]))
+    return [field for field in fields if field not in bound or entries[field]["cancers"] == "all" or cancer_type in entries[field]["cancers"]]
 
 
 def prompts_of(notes: list[dict], task: str, settings: dict, fields: list[str], asked: bool, tokenizer) -> list[dict]:

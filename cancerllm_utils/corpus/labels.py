@@ -9,7 +9,7 @@ The rules are in reading.py, reading_receptors.py and reading_surgical.py, their
 import pandas as pd
 from scipy.stats import binomtest
 
-from . import reading, reading_receptors, reading_surgical, reading_treatment
+from . import reading, reading_receptors, reading_registry, reading_surgical, reading_treatment
 from .reading import HISTOLOGY, VOCABULARY, compiled, lower_keeping_length
 from .reading_notes import read_note
 from .schema import LABEL_COLUMNS
@@ -18,7 +18,8 @@ from .synthetic import SYNTHETIC_FIELDS
 FIELDS = VOCABULARY["fields"] | reading_surgical.WORDS["fields"]      # field -> values, cancers
 RULES = reading.RULES | reading_receptors.RULES | reading_surgical.RULES
 ABSENT_UNLESS = VOCABULARY["absent_unless"] | reading_surgical.WORDS["absent_unless"]
-FIELD_VALUES = {field: list(entry["values"]) for field, entry in FIELDS.items()}
+PREDICTED = reading_registry.PREDICTED      # further fields of the registry: predicted or derived, without a row in labels.parquet
+FIELD_VALUES = {field: list(entry["values"]) for field, entry in (FIELDS | PREDICTED).items()}
 FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group not in ("renal cell carcinoma", "mixed carcinoma")]
 SYNTHETIC_FIELD_VALUES = {field: list(entry["values"] or []) for field, entry in SYNTHETIC_FIELDS.items()}
 SCHEMES = VOCABULARY["grade"]["scheme_names"]
@@ -65,10 +66,22 @@ def read(text, field, cancer_type=None):
     """What one scrubbed text states about one field.
 
     Args: text; field id (ARCHITECTURE.md); cancer_type TCGA code or None (then grade schemes count only where they are named).
-    Returns dict(evidence: stated | not_stated | uncertain, value: str or None, start, end: int or None, character span in `text`).
-    Raises KeyError for an unknown field.
+    Returns dict(evidence: stated | not_stated | uncertain, value: str or None, start, end: int or None, character span in `text`). A field of
+    PREDICTED is "stated" where a rule tells or derives one value, else "uncertain". Raises KeyError for an unknown field.
     """
+    if field in PREDICTED:
+        return read_predicted(text, field, cancer_type)
     return read_field(text, lower_keeping_length(text), field, cancer_type)
+
+
+def read_predicted(text, field, cancer_type):
+    """`read` of a field of PREDICTED; one without a rule is always uncertain."""
+    rule = reading_registry.RULES.get(field)
+    hits = [hit for hit in rule(text, lower_keeping_length(text), cancer_type) if hit[0]] if rule else []
+    if len({value for value, _, _ in hits}) != 1:
+        return {"evidence": "uncertain", "value": None, "start": None, "end": None}
+    value, start, end = min(hits, key=lambda hit: hit[1])
+    return {"evidence": "stated", "value": value, "start": start, "end": end}
 
 
 def read_all(text, cancer_type=None, fields=None):
@@ -80,7 +93,11 @@ def read_all(text, cancer_type=None, fields=None):
 def read_synthetic(text, field):
     """What one synthetic note states about a field of SYNTHETIC_FIELDS, as from `read`; the icd10 category is derived from organ and part.
 
-    The cancer type is not given: the rules are a baseline and must find it in the text. KeyError for an unknown field."""
+    The cancer type is not given: the rules are a baseline and must find it in the text. A stage group is derived. KeyError for an unknown field."""
+    if field in ("stage_ajcc", "stage_figo"):
+        stated, code = read_note(text, "stage"), read_note(text, "icd10")
+        group = reading_registry.stage_of_synthetic(stated["value"] or "", code["value"] or "", lower_keeping_length(text))
+        return {"evidence": "stated" if group else "uncertain", "value": group or None, "start": stated["start"], "end": stated["end"]}
     return reading_treatment.read_plan(text, field) if field in reading_treatment.RULES else read_note(text, field)
 
 

@@ -20,7 +20,7 @@ from cancerllm_utils.corpus.synthetic_facts import patient_slots
 from cancerllm_utils.corpus.synthetic_grammar import GOLD
 from cancerllm_utils.corpus.synthetic_patient import make_patient
 from cancerllm_utils.corpus.synthetic_text import is_early, view_of, write_note
-from cancerllm_utils.corpus.synthetic_yaml import CANCERS, MEDICINE
+from cancerllm_utils.corpus.synthetic_yaml import CANCERS, MEDICINE, STAGE_GROUPS
 from cancerllm_utils.errors import UserError
 
 GENERATOR_VERSION = "2.1"
@@ -35,6 +35,7 @@ SYNTHETIC_FIELDS["diagnosis"]["values"] = sorted(f"{histology} of the {organ}" f
 CODES = [cancer["icd10"] if isinstance(cancer["icd10"], dict) else {"": cancer["icd10"]} for cancer in CANCERS.values()]
 SYNTHETIC_FIELDS["icd10"]["values"] = sorted({code for codes in CODES for code in codes.values()})
 NEVER_PRINTED = {"icd10"}
+FIGO = ("UCEC", "OV")
 GENDER = {"F": "FEMALE", "M": "MALE"}
 
 
@@ -50,7 +51,7 @@ def generate(n_patients: int, seed: int, noise: float = NOISE) -> dict:
             `not_stated` notes do not state the field, though they often name it; `uncertain` are the histology of a clinic note that describes it only
             (there `diagnosis` is stated, and its quote is the description) and icd10, which is implied and never printed.
             stated_value is what this note says; registry_value is the patient's final truth. They differ where an early note was wrong.
-        registry: frame patient_id, field, registry_value.
+        registry: frame patient_id, field, registry_value; besides the labels' fields the stage group (stage_ajcc, stage_figo) that follows from T, N and M.
         patients: frame patient_id, cancer_type, gender (MALE, FEMALE), age, smoking, ecog, creatinine_clearance, comorbidities, operated, departure (reasons why the plan
             is not the usual one, empty if it is).
         flow, quarantined: as for other corpora.
@@ -99,12 +100,25 @@ def tables(everybody: Iterator[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
             ids.append(patient["patient_id"])
             fields.append(field)
             values.append(value)
+        if group := stage_group(patient):
+            ids.append(patient["patient_id"])
+            fields.append("stage_figo" if patient["cancer_type"] in FIGO else "stage_ajcc")
+            values.append(group)
         patients.append(
             (patient["patient_id"], patient["cancer_type"], GENDER[patient["sex"]], patient["age"], patient["smoking"], patient["ecog"], patient["crcl"],
              ", ".join(patient["illnesses"]), patient["operated"], ", ".join(patient["reasons"]))
         )  # fmt: skip
     columns = ["patient_id", "cancer_type", "gender", "age", "smoking", "ecog", "creatinine_clearance", "comorbidities", "operated", "departure"]
     return pd.DataFrame({"patient_id": ids, "field": fields, "registry_value": values}, dtype=str), pd.DataFrame(patients, columns=columns)
+
+
+def stage_group(patient: dict) -> str:
+    """The patient's stage group by synthetic_cancers.yaml, IV for M1; "" where the pair needs a sub-letter. It is no field of a note."""
+    if "stage" not in patient["truth"]:
+        return ""
+    pathological_only = patient["cancer_type"] == "STAD" and not patient["operated"]
+    group = "" if pathological_only else STAGE_GROUPS.get(patient["cancer_type"], {}).get(patient["truth"]["stage"], "")
+    return "IV" if patient["m"] == "M1" else group
 
 
 def batches(n_patients: int, seed: int, noise: float, flow: list, progress: bool) -> Iterator[list[dict]]:

@@ -246,6 +246,12 @@ def normalise(raw: str, rule: str) -> str:
     if rule == "t_category":
         match = re.fullmatch(r"[pyrma]*T([1-4])[a-d]?\d?", value)
         return f"T{match.group(1)}" if match else ""
+    if rule == "t_letter":
+        match = re.fullmatch(r"[pyrma]*(T[1-4][a-d])\d?", value)
+        return match.group(1) if match else ""
+    if rule == "m_category":
+        match = re.match(r"[pc]*M([01X])", value)
+        return f"M{match.group(1)}" if match else ""
     if rule == "n_category":
         match = re.match(r"[pyrma]*N([0-3X])", value)
         return "N0" if match and match.group(1) == "X" else f"N{match.group(1)}" if match else ""
@@ -264,9 +270,13 @@ def normalise(raw: str, rule: str) -> str:
         match = re.fullmatch(r"Stage (IV|I{1,3})[A-D]?\d?", value)
         return match.group(1) if match else ""
     if rule == "present":
-        return {"yes": "Present", "no": "Absent"}.get(value.lower(), "")
+        return {"yes": "Present", "present": "Present", "no": "Absent", "absent": "Absent"}.get(value.lower(), "")
     if rule == "margin":
         return {"negative": "Negative", "positive": "Positive", "r0": "Negative", "r1": "Positive", "r2": "Positive"}.get(value.lower(), "")
+    if rule == "residual":
+        return value if value in ("R0", "R1", "R2") else ""
+    if rule == "segment":  # the form prints some names with a capital in the second word
+        return "" if "|" in value or value.startswith("Other") else value.capitalize()
     if rule == "lobe":
         match = re.fullmatch(r"[RL]-(Upper|Middle|Lower)", value)
         return match.group(1) if match else ""
@@ -275,6 +285,9 @@ def normalise(raw: str, rule: str) -> str:
     if rule == "pair":
         part, _, whole = value.partition("/")
         return f"{int(part)}/{int(whole)}" if part.isdigit() and whole.isdigit() and 0 < int(whole) >= int(part) else ""
+    if rule == "any_positive":
+        pair = normalise(value, "pair")
+        return pair and ("Negative" if pair.startswith("0/") else "Positive")
     raise ValueError(f"registry.yaml names an unknown rule: {rule}")
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..errors import UserError
 from . import context as ctx
-from .task import NOT_STATED, allowed_values, build_prompt, hash_order, load_task, prompt_hash, write_jsonl
+from .task import NOT_STATED, allowed_values, build_prompt, hash_order, label_source, load_task, prompt_hash, write_jsonl
 
 SPLITS = ["train", "dev", "test", "external_site", "external"]
 _MIN_FINDINGS_WORDS = 8     # less than a sentence is no description to reason from
@@ -60,6 +60,17 @@ def has_registry(labels: pd.DataFrame) -> bool:
 
 
 def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The items of a task that may be asked: `all_items` without the answers that too few patients of the training set have.
+
+    How few is the task's `min_train_patients`, by corpus; a task or corpus without it keeps every answer.
+    """
+    items = all_items(spec, corpus, notes, labels)
+    least = spec.get("min_train_patients", {}).get(corpus, 0)
+    patients = items[items["split"].eq("train")].groupby("answer")["patient_id"].nunique()
+    return items[items["answer"].isin(patients.index[patients >= least])] if least else items
+
+
+def all_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """All items of a task, before any sampling and without prompts.
 
     Gold is `stated_value` or `registry_value`, as the task's `gold` says. Extraction leaves out uncertain items and keeps clean "not
@@ -90,6 +101,25 @@ def task_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFram
                "quote_start", "quote_end"]
     items = pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(variant="", example_id="")
     return items.assign(task=spec["task"])[columns]
+
+
+def field_table(run_dir: Path, corpus: str, tasks: list[str]) -> pd.DataFrame:
+    """Before any sampling, per task and field: what the labels are (kind), how many answers it has, items per ring, its most common answer in training
+    and that answer's share (0-1): what a guess gets. A field of which the training patients have no value is left out."""
+    notes, labels = read_corpus(run_dir)
+    rows = []
+    for name in tasks:
+        spec = load_task(name)
+        items = task_items(spec, corpus, notes, labels)
+        kind = label_source(spec, corpus, not has_registry(labels)).split(" are ")[1].split(":")[0]
+        items = items[items["variant"].eq(items["variant"].iloc[0])] if len(items) else items
+        for field, part in items.groupby("field", sort=False):
+            train = part.loc[part["split"].eq("train"), "answer"].value_counts()
+            if len(train):
+                rows.append({"task": name, "field": field, "labels": kind, "answers": len(train)}
+                            | {split: int(part["split"].eq(split).sum()) for split in SPLITS}
+                            | {"most common": train.index[0], "share": train.iloc[0] / train.sum()})
+    return pd.DataFrame(rows)
 
 
 def take_order(items: pd.DataFrame, seed: int, balance: bool) -> pd.DataFrame:
@@ -212,6 +242,13 @@ def check_boundary(rows: list[dict], tokenizer) -> list[int]:
     return [len(whole) for whole in wholes]
 
 
+def answers_of(spec: dict, field: str, corpus: str, items: pd.DataFrame) -> list[str]:
+    """The allowed answers of a field of this data set: of a task that drops rare ones those that are left, else allowed_values."""
+    if corpus in spec.get("min_train_patients", {}):
+        return sorted(items.loc[items["field"].eq(field), "answer"].unique())
+    return allowed_values(field, corpus)
+
+
 def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: str, context_tokens: int = 192, head_tokens: int = 32,
                    not_stated_share: float = 0.25, max_train_items: int | None = None, max_dev_items: int | None = None,
                    max_test_items: int | None = None, balance: bool = True, drop_unseen_quotes: bool = True, seed: int = 42,
@@ -219,7 +256,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     """Writes datasets/<task>/<split>.jsonl of a run, and datasets/settings.json, from which a tuned model learns how its prompts were made.
 
     Args: tokenizer_dir, the tokenizer of the model to be tuned (the token budgets are its own); the caps count items per task and split,
-    a task's variants share them; balance, whether training items go round the values of each field;
+    a task's variants share them, and a task with `share_of_caps` takes that share of them; balance, whether training items go round the values of each field;
     drop_unseen_quotes, whether extraction trains only on items whose quoted words stand in the chosen sentences, so that a model is not
     taught to answer from nothing (test items stay as they are); excluded, ids of notes that no item is made of.
     Returns one row per task, variant and split: items, patients, not_stated, uncertain (dropped from extraction), unseen_quotes,
@@ -235,17 +272,22 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     uncertain = labels[labels["evidence"].eq("uncertain")].merge(notes[["note_id", "split"]], on="note_id").groupby(["field", "split"]).size()
     caps = {"train": max_train_items, "dev": max_dev_items} | dict.fromkeys(SPLITS[2:], max_test_items)
-    summary, fields, indexes = [], {}, {}
+    summary, fields, values, indexes = [], {}, {}, {}
     for name in tasks:
         spec = load_task(name)
-        items = task_items(spec, corpus, notes, labels)
+        items, every = task_items(spec, corpus, notes, labels), all_items(spec, corpus, notes, labels)
+        if len(items) < len(every):
+            print(f"{name}: {items['answer'].nunique()} answers kept; {every['answer'].nunique() - items['answer'].nunique()} that fewer than "
+                  f"{spec['min_train_patients'][corpus]} training patients have dropped with their {len(every) - len(items)} of {len(every)} items", flush=True)
         fields[name] = [field for field in spec["fields"] if field in set(items.loc[items["split"].eq("train"), "field"])]
         variants = list(variants_of(spec, corpus))
+        capped = {split: None if cap is None else max(1, round(cap * spec.get("share_of_caps", 1))) for split, cap in caps.items()}
+        values |= {field: answers_of(spec, field, corpus, items) for field in fields[name]}
         for split in SPLITS:
             rows = []
             for variant in variants:
                 part = items[items["split"].eq(split) & items["variant"].eq(variant)]
-                cap = None if caps[split] is None else caps[split] // len(variants)
+                cap = None if capped[split] is None else capped[split] // len(variants)
                 training, extraction = split == "train", spec["gold"] == "stated_value"
                 made, counts = examples_of(spec, part, texts, indexes, tokenizer, context_tokens, head_tokens, not_stated_share, seed, cap,
                                            balance and training, REPEATS if training else 1, drop_unseen_quotes and training and extraction)
@@ -260,7 +302,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
                 rows += made
             write_jsonl(run_dir / "datasets" / name / f"{split}.jsonl", rows)
             n_patients, of = len({row["patient_id"] for row in rows}), items.loc[items["split"].eq(split), "patient_id"].nunique()
-            how = "all items" if caps[split] is None else f"at most {caps[split]} items, sampled {'by value' if balance and split == 'train' else 'by patient'}, seed {seed}"
+            how = "all items" if capped[split] is None else f"at most {capped[split]} items, sampled {'by value' if balance and split == 'train' else 'by patient'}, seed {seed}"
             print(f"{name} {split}: {len(rows)} items of {n_patients} of {of} patients ({how})", flush=True)
     table = pd.DataFrame(summary)
     for name in [name for name in tasks if not table.loc[table["task"].eq(name), "items"].any()]:
@@ -272,7 +314,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     settings = {
         "corpus": corpus, "tasks": list(tasks), "fields": fields, "context_tokens": context_tokens, "head_tokens": head_tokens,
         "variants": {name: list(variants_of(load_task(name), corpus)) for name in tasks},
-        "values": {field: allowed_values(field, corpus) for name in tasks for field in fields[name]},
+        "values": values,
         "prompt_hash": {name: prompt_hash(load_task(name)) for name in tasks},
         "silver": not has_registry(labels), "not_stated_share": not_stated_share, "balance": balance, "seed": seed, "max_tokens": int(table["max_tokens"].max()),
     }

@@ -45,12 +45,13 @@ def parse(raw: str, task: str, field: str, allowed: list[str] | None) -> str:
         return UNPARSED
     if _fold(line) in _rules()["not_stated"]:
         return NOT_STATED
-    for value in allowed or []:
-        if _fold(value) == _fold(line):
-            return value
+    spelled = {_fold(value): value for value in allowed or []}
+    if _fold(line) in spelled:
+        return spelled[_fold(line)]
     for pattern, template in _rules()["fields"].get(field, []):
         match = pattern.fullmatch(line)
-        if match and (not allowed or template.format(**match.groupdict()) in allowed):
-            return template.format(**match.groupdict())
+        value = template.format(**match.groupdict()) if match else ""
+        if value and (not allowed or _fold(value) in spelled):
+            return spelled.get(_fold(value), value)
     form = _rules()["open"].get(field, _rules()["open"]["any"])
     return line if not allowed and form.fullmatch(line) else UNPARSED

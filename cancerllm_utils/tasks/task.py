@@ -83,13 +83,28 @@ def build_prompt(spec: dict, field: str, context: str) -> str:
     return alpaca_prompt(spec["instruction"], text)
 
 
+SILVER = "silver: what the reading rules find; no registry confirms it, so every score is agreement with these rules"
+LABEL_KINDS = ("stated", "registry", "silver", "synthetic gold")
+
+
+def label_source(spec: dict, corpus: str, silver: bool = False) -> str:
+    """One sentence on what the task's labels are in a corpus; it begins with the task's name and one of LABEL_KINDS.
+
+    silver: the corpus has no registry value (datasets/settings.json says so), so what is extracted is what the rules find. A corpus that the YAML
+    does not name is an institution's own (local).
+    """
+    source = spec["labels"].get(corpus, spec["labels"]["local"])
+    return f"{spec['task']}: labels are {SILVER if silver and spec['gold'] == 'stated_value' and corpus != 'synthetic' else source}."
+
+
 def allowed_values(field: str, corpus: str) -> list[str]:
-    """The answers of a field ([] where it is open), by corpus: the synthetic cohort has the paper's eight, the others the registry's fields."""
+    """The answers of a field ([] where it is open), by corpus: the synthetic cohort has fields of its own, the others those of the registry."""
     # imported here, so that reading a task does not compile every label rule
     if corpus == "synthetic":
         from ..corpus.synthetic import SYNTHETIC_FIELDS
 
-        return list(SYNTHETIC_FIELDS.get(field, {}).get("values") or [])
+        if field in SYNTHETIC_FIELDS:
+            return list(SYNTHETIC_FIELDS[field]["values"] or [])
     from ..corpus.labels import FIELD_VALUES
 
     return list(FIELD_VALUES.get(field) or [])

@@ -98,7 +98,7 @@ def test_registry_values_are_normalised_and_missing_ones_absent(data_dir):
     first = registry_of(loaded, "TCGA-AA-0001")
     assert first == {
         "pT": "T2", "pN": "N0", "laterality": "Right", "histology": "adenocarcinoma", "diagnosis": "adenocarcinoma of the lung", "icd10": "C34",
-        "lung_lobe": "Upper",
+        "lung_lobe": "Upper", "pT_sub": "T2a",
     }  # fmt: skip
     assert registry_of(loaded, "TCGA-ZZ-0003") == {"laterality": "Left", "lung_lobe": "Lower"}
     breast = registry_of(loaded, "TCGA-AA-0010")
@@ -107,6 +107,30 @@ def test_registry_values_are_normalised_and_missing_ones_absent(data_dir):
     }  # fmt: skip
     patients = loaded["patients"].set_index("patient_id")
     assert patients.loc["TCGA-AA-0001", "age"] == 61
+
+
+def test_further_registry_fields_are_read_as_the_tables_write_them(data_dir):
+    """Metastasis, nodes, invasion, bowel segment, residual tumour and stage, with the tables' words for missing and two columns of one name."""
+    clinical = data_dir / "tcga" / "clinical"
+    columns = ["history_other_malignancy", "ajcc_metastasis_pathologic_pm", "lymph_nodes_examined_count", "lymph_nodes_examined_he_count", "perineural_invasion",
+               "lymphovascular_invasion_indicator", "anatomic_neoplasm_subdivision", "residual_tumor", "ajcc_pathologic_tumor_stage", "clinical_stage", "history_other_malignancy"]
+    write_table(clinical, "coad", [(name, name) for name in columns], [
+        ["TCGA-AA-0031", "No", "M1a", "12", "03", "YES", "NO", "Sigmoid Colon", "R2", "Stage IVA", "[Not Applicable]", "Yes"],
+        ["TCGA-AA-0032", "No", "[Not Available]", "0", "0", "[Unknown]", "[Not Available]", "Cecum|Ascending Colon", "RX", "[Discrepancy]", "[Not Applicable]", "No"],
+        ["TCGA-AA-0033", "No", "cM0 (i+)", "7", "0", "NO", "YES", "Rectosigmoid Junction", "R0", "Stage IIIC", "[Not Applicable]", "No"],
+    ])
+    figo = ["lymphovascular_invasion", "lymphovascular_invasion_indicator", "clinical_stage", "ajcc_pathologic_tumor_stage"]
+    write_table(clinical, "cesc", [(name, name) for name in figo], [["TCGA-AA-0041", "PRESENT", "PRESENT", "Stage IB1", "[Not Available]"]])
+    write_table(clinical, "hnsc", [("clinical_stage", "c"), ("ajcc_pathologic_tumor_stage", "p")], [["TCGA-AA-0051", "Stage IVA", "Stage II"]])
+    _, registry = tcga.registry_frames(tcga.read_patient_tables(data_dir / "tcga")[0])
+    read = {patient: rows.set_index("field")["registry_value"].to_dict() for patient, rows in registry.groupby("patient_id")}
+    assert read["TCGA-AA-0031"] == {"pM": "M1", "nodes": "3/12", "node_status": "Positive", "perineural_invasion": "Present", "lymphovascular_invasion": "Absent",
+                                    "colon_segment": "Sigmoid colon", "residual_tumor": "R2", "stage_ajcc": "IV"}
+    assert "TCGA-AA-0032" not in read, "no value: none examined, two segments, RX and the words for missing"
+    assert read["TCGA-AA-0033"] == {"pM": "M0", "nodes": "0/7", "node_status": "Negative", "perineural_invasion": "Absent", "lymphovascular_invasion": "Present",
+                                    "colon_segment": "Rectosigmoid junction", "residual_tumor": "R0", "stage_ajcc": "III"}
+    assert read["TCGA-AA-0041"] == {"lymphovascular_invasion": "Present", "stage_figo": "I"}
+    assert read["TCGA-AA-0051"] == {"stage_ajcc": "II"}, "a clinical stage is not the pathologic one"
 
 
 def test_table_traps(data_dir):
@@ -185,7 +209,9 @@ def test_a_broken_gzip_file_and_a_wrong_header_are_named(data_dir):
         ("L-Upper", "side", "Left"), ("Bilateral", "side", "Bilateral"), ("Right|Left", "side", "Bilateral"), ("Other", "side", ""),
         ("10", "gleason_sum", "10"), ("5", "gleason_sum", ""), ("GX", "grade", ""), ("G3", "grade", "G3"),
         ("High Grade", "high_low", "High"), ("Equivocal", "receptor", "Equivocal"), ("Indeterminate", "receptor", ""),
-        ("Stage IIIC2", "stage_group", "III"), ("Stage IVB", "stage_group", "IV"), ("I/II NOS", "stage_group", ""), ("Stage X", "stage_group", ""),
+        ("T2a", "t_letter", "T2a"), ("T2", "t_letter", ""), ("M1b", "m_category", "M1"), ("MX", "m_category", "MX"), ("RX", "residual", ""), ("R1", "residual", "R1"),
+        ("0/5", "any_positive", "Negative"), ("02/5", "any_positive", "Positive"), ("0/0", "any_positive", ""), ("Hepatic Flexure", "segment", "Hepatic flexure"),
+        ("Other (please specify)", "segment", ""), ("Stage IIIC2", "stage_group", "III"), ("Stage IVB", "stage_group", "IV"), ("I/II NOS", "stage_group", ""), ("Stage X", "stage_group", ""),
     ],
 )  # fmt: skip
 def test_normalise(raw, rule, expected):

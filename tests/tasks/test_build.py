@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.tasks.build import SPLITS, build_datasets, check_boundary, read_corpus, sample, take_order, task_items
+from cancerllm_utils.tasks.build import SPLITS, build_datasets, check_boundary, field_table, has_registry, read_corpus, sample, take_order, task_items
 from cancerllm_utils.tasks.task import NOT_STATED, load_task, read_jsonl
 
 TASKS = ["phenotype_extraction", "registry_prediction", "diagnosis_generation"]
@@ -133,6 +133,41 @@ def test_real_tasks_keep_the_prompts_tokens_a_prefix(built, tokenizer):
 def test_items_of_a_corpus_without_the_variant_are_none(invented_run):
     notes, labels = read_corpus(invented_run)
     assert len(task_items(load_task("diagnosis_generation"), "synthetic", notes, labels)) == 0      # no clinic notes here
+
+
+def with_registry(run):
+    """The invented run with a registry: a stage for every patient, C64 and C61 by cancer, and one patient of a rare category."""
+    notes = pd.read_parquet(run / "corpus" / "notes.parquet")
+    rows = [(note.patient_id, "stage_ajcc", "II" if number % 2 else "III") for number, note in enumerate(notes.itertuples())]
+    rows += [(note.patient_id, "icd10", "C99" if note.patient_id == "P000" else "C64" if note.cancer_type == "KIRC" else "C61") for note in notes.itertuples()]
+    rows += [(patient, "laterality", "Midline") for patient in notes["patient_id"]]
+    pd.DataFrame(rows, columns=["patient_id", "field", "registry_value"]).to_parquet(run / "corpus" / "registry.parquet", index=False)
+    return run
+
+
+def test_registry_values_that_no_rule_reads_become_items(invented_run, tokenizer_dir, monkeypatch):
+    run = with_registry(invented_run)
+    labels = read_corpus(run)[1]
+    assert set(labels.loc[labels["evidence"].eq("not_read"), "field"]) == {"stage_ajcc", "icd10"}, "laterality has labels, which the registry must not touch"
+    assert len(labels) == len(pd.read_parquet(run / "corpus" / "labels.parquet")) + 120 and labels["quote_start"].dtype == "Int64"
+    assert not has_registry(labels[labels["evidence"].eq("not_read")]), "such values say nothing of what is read"
+    monkeypatch.setitem(load_task("icd10_coding")["min_train_patients"], "tcga", 3)
+    build_datasets(run, "tcga", ["stage_from_tnm", "icd10_coding"], str(tokenizer_dir), context_tokens=100, max_train_items=40, max_dev_items=40, max_test_items=8)
+    stages = read_jsonl(run / "datasets" / "stage_from_tnm" / "train.jsonl")
+    assert len(stages) == 15 == round(40 * 0.375) and {row["answers"][0] for row in stages} == {"II", "III"} and all(row["headline"] for row in stages)
+    assert len(read_jsonl(run / "datasets" / "stage_from_tnm" / "external.jsonl")) == 3 == round(8 * 0.375)
+    codes = {row["answers"][0] for split in SPLITS for row in read_jsonl(run / "datasets" / "icd10_coding" / f"{split}.jsonl")}
+    settings = json.loads((run / "datasets" / "settings.json").read_text())
+    assert codes == {"C64", "C61"} and settings["values"]["icd10"] == ["C61", "C64"] and settings["values"]["stage_ajcc"] == ["I", "II", "III", "IV"]
+
+
+def test_the_field_table_counts_before_sampling(invented_run, monkeypatch):
+    monkeypatch.setitem(load_task("icd10_coding")["min_train_patients"], "tcga", 3)
+    table = field_table(with_registry(invented_run), "tcga", ["phenotype_extraction", "icd10_coding", "stage_from_tnm"]).set_index("field")
+    code = table.loc["icd10"]
+    # 36 training patients, of whom P000 has a rare category: 17 with kidney, 18 with prostate
+    assert (code["labels"], code["answers"], code["train"], code["external"], code["most common"]) == ("registry", 2, 35, 6, "C61") and code["share"] == pytest.approx(18 / 35)
+    assert table.loc["laterality", "labels"] == "stated" and table.loc["stage_ajcc", SPLITS].tolist() == [36, 6, 6, 6, 6]
 
 
 def test_a_missing_corpus_names_the_step(tmp_path):

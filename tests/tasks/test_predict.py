@@ -154,6 +154,29 @@ def test_prompts_are_those_of_training(invented_run, tokenizer_dir, tokenizer):
             assert [item["prompt"] for item in made] == [row["prompt"]]
 
 
+def test_a_known_cancer_leaves_out_what_only_others_have():
+    stages, details = ["stage_ajcc", "stage_figo"], ["pM", "lung_lobe", "colon_segment", "margin"]
+    assert predict.fields_of_note(stages, "OV", False) == ["stage_figo"] and predict.fields_of_note(stages, "KIRC", False) == ["stage_ajcc"]
+    assert predict.fields_of_note(stages, "", False) == stages and predict.fields_of_note(stages, "OV", True) == stages
+    assert predict.fields_of_note(details, "LUAD", False) == ["pM", "lung_lobe"] and predict.fields_of_note(["icd10"], "LUAD", False) == ["icd10"]
+    assert predict.fields_of_note(["pT", "laterality", "grade_who"], "BLCA", False) == ["pT", "laterality"], "extraction asks every cancer, but for the grading schemes"
+
+
+@pytest.mark.parametrize("task, values, answers", [
+    ("stage_from_tnm", {"stage_ajcc": ["I", "II", "III", "IV"], "stage_figo": ["I", "II", "III", "IV"]}, {"stage_ajcc": "III", "stage_figo": "III"}),
+    ("icd10_coding", {"icd10": ["C34", "C64"]}, {"icd10": "C34"}),
+    ("registry_details", {"lung_lobe": ["Upper", "Middle", "Lower"], "margin": ["Positive", "Negative"]}, {"lung_lobe": "Upper", "margin": "unparsed"}),
+])
+def test_the_further_tasks_are_answered(model, tmp_path, monkeypatch, task, values, answers):
+    said = {"stage": "Stage IIIB", "ICD-10": "C34.1", "lobe": "right upper lobe"}
+    monkeypatch.setattr(sys.modules["cancerllm_utils.modeling.generation"], "generate", lambda _m, _t, prompts, **_: [
+        {"prediction": next((answer for word, answer in said.items() if word in prompt.rsplit("In the text", 1)[1]), "hm")} for prompt in prompts])
+    settings = card()["datasets"] | {"values": values, "variants": {task: [""]}}
+    model.card = {"tasks": [task], "fields": {task: list(values)}, "datasets": settings, "prompt_hash": {task: prompt_hash(load_task(task))}}
+    predict.predict_main("m", task, write(tmp_path / "in.jsonl", {"note_id": "a", "text": "Specimen: right lung."}), tmp_path / "out.jsonl")
+    assert {row["field"]: row["prediction"] for row in read_jsonl(tmp_path / "out.jsonl")} == answers
+
+
 def test_what_gives_answers_away_is_scrubbed_first(tokenizer):
     note = {"note_id": "a", "text": "TCGA-AB-1234-01A kidney. UUID:12345678-1234-1234-1234-123456789ABC ICD-O-3 8310/3 C64.9", "cancer_type": ""}
     prompt = predict.prompts_of([note], "phenotype_extraction", card()["datasets"], ["pT"], False, tokenizer)[0]["prompt"]

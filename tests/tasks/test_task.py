@@ -1,13 +1,26 @@
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.tasks.task import NOT_STATED, alpaca_prompt, build_prompt, hash_order, load_task, prompt_hash, question_context, read_jsonl, task_names, write_jsonl
+from cancerllm_utils.tasks.task import (
+    LABEL_KINDS,
+    NOT_STATED,
+    alpaca_prompt,
+    build_prompt,
+    hash_order,
+    label_source,
+    load_task,
+    prompt_hash,
+    question_context,
+    read_jsonl,
+    task_names,
+    write_jsonl,
+)
 
-TASKS = ["diagnosis_generation", "phenotype_extraction", "registry_prediction"]
+TASKS = task_names()
 
 
-def test_every_task_file_is_a_task():
-    assert task_names() == TASKS
+def test_the_tasks_are_those_of_the_design():
+    assert {"diagnosis_generation", "phenotype_extraction", "registry_prediction", "registry_details", "stage_from_tnm", "icd10_coding"} <= set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -18,6 +31,7 @@ def test_task_has_the_keys(name):
     assert spec["task"] == name and spec["access"] in ("public", "gated", "private")
     assert spec["generation_kwargs"] == {"do_sample": False, "max_new_tokens": 50}       # PAPER.md, Decoding
     assert spec["refusal"] == NOT_STATED and spec["metric_list"][0] == "average"
+    assert set(spec["labels"]) >= {"tcga", "synthetic", "local"} and 0 < spec.get("share_of_caps", 1) <= 1
     assert "{context}" in spec["doc_to_text"] and spec["gold"] in ("stated_value", "registry_value")
     assert all(entry["name"] for entry in spec["fields"].values())
     for entry in (spec.get("variants") or spec["fields"]).values():
@@ -47,6 +61,22 @@ def test_registry_prediction_asks_the_same_fields_in_other_words():
     assert registry["fields"] == extraction["fields"]
     assert build_prompt(registry, "pT", "x") != build_prompt(extraction, "pT", "x")
     assert prompt_hash(registry) != prompt_hash(extraction)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_sentence_on_labels_names_their_kind(name):
+    for corpus in ("tcga", "synthetic", "local", "letters"):
+        for silver in (False, True):
+            sentence = label_source(load_task(name), corpus, silver)
+            assert sentence.startswith(f"{name}: labels are ") and sentence.split(" are ")[1].split(":")[0] in LABEL_KINDS
+    assert ("silver" in label_source(load_task(name), "local", True)) == (load_task(name)["gold"] == "stated_value")
+    assert "synthetic gold" in label_source(load_task(name), "synthetic", False)
+
+
+def test_details_leave_the_headline_task_as_it_is():
+    """registry_details has none of registry_prediction's fields, so that the average of that task stays comparable."""
+    assert not set(load_task("registry_details")["fields"]) & set(load_task("registry_prediction")["fields"])
+    assert load_task("registry_details")["doc_to_text"] == load_task("registry_prediction")["doc_to_text"]
 
 
 def test_unknown_task_names_the_nearest():
