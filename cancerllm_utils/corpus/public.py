@@ -180,6 +180,8 @@ def json_row(name: str, content: str) -> tuple[str, dict | None, dict | None]:
         primary = fields.output.primary_cancer
         cancer = public_silver.cancer_type(f"{primary.site} | {primary.histopathology_status}")
         labels = public_silver.letter_labels(cancer, primary.model_dump(), [item.model_dump() for item in fields.output.status_updates])
+        given = public_silver.first_drugs([item.model_dump() for item in primary.cancer_timeline], fields.text)
+        labels |= {"systemic_therapy": given} if given else {}
         return "", note(name, f"letter-{fields.file.rpartition('_')[2].removesuffix('.json')}", cancer, fields.text), labels
     if name == "literature":
         return "", note(name, fields.pmcid, "", fields.text), None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from cancerllm_utils.corpus import drugs
 from cancerllm_utils.corpus.labels import FIELD_VALUES, fields_for
 from cancerllm_utils.corpus.tcga import settings as registry_settings
 
@@ -28,6 +29,16 @@ def cancer_type(name: str) -> str:
         if re.search(entry["says"], name) and not any(re.search(pattern, name) for pattern in excluded):
             return entry["code"]
     return ""
+
+
+def first_drugs(timeline: list[dict], text: str) -> str:
+    """Drugs of the first start of systemic treatment that names any, "cisplatin + gemcitabine", where the letter's text names each of them; else empty.
+
+    timeline: the `cancer_timeline` of the letter's output, {type, value} in order of time. Names are read by drugs.find_in.
+    """
+    starts = [drugs.plan_set(drugs.find_in(item["value"])) for item in timeline if item["type"] == settings()["systemic_type"]]
+    chosen = next((found for found in starts if found), [])
+    return " + ".join(chosen) if set(chosen) <= set(drugs.find_in(text)) else ""
 
 
 def letter_labels(cancer: str, primary: dict, updates: list[dict]) -> dict[str, str]:

@@ -264,3 +264,11 @@ def test_the_published_files(name, kept, set_aside, coded):
     rows = consume(loaded)
     assert (len(rows), len(loaded["quarantined"])) == (kept, set_aside)
     assert sum(bool(row["cancer_type"]) for row in rows) == coded
+
+
+def test_a_letters_first_systemic_treatment_counts_where_the_letter_names_its_drugs():
+    timeline = [{"type": "treatment_surgery", "value": "hemicolectomy"}, {"type": "treatment_systemic_start", "value": "started ondansetron"},
+                {"type": "treatment_systemic_start", "value": "commenced adjuvant FOLFOX"}, {"type": "treatment_systemic_start", "value": "started nivolumab"}]  # fmt: skip
+    assert public_silver.first_drugs(timeline, "He began FOLFOX in May.") == "fluorouracil + leucovorin + oxaliplatin"
+    assert public_silver.first_drugs(timeline, "He began chemotherapy in May.") == ""
+    assert public_silver.first_drugs(timeline[:2], "Ondansetron was given.") == ""
