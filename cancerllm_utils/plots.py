@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from cancerllm_utils.summary import headline, main_split, model_name, ring_name, system_order, task_name
+from cancerllm_utils.summary import headline, main_split, main_systems, model_name, ring_name, system_order, task_name
 
 RINGS = ["train", "dev", "test", "external_site", "external"]
 _COLOURS = sns.color_palette("colorblind", 10)
@@ -222,24 +222,67 @@ def field_accuracy(scores: pd.DataFrame, split: str | None = None) -> Figure:
     return fig
 
 
-def value_against_false(scores: pd.DataFrame, split: str | None = None) -> Figure:
-    """Right answers to all questions, against answers given where the note states none; the best corner is top left."""
+def abstention(scores: pd.DataFrame, split: str | None = None) -> Figure:
+    """Right values where the text states one, against values given where it states none, one panel per task, with both 95 % intervals.
+
+    On the diagonal, and in the grey below it, lies whoever answers without telling the two apart: never (lower left), always (right edge), or by lot.
+    """
     split = split or main_split(scores)
-    found = [headline(scores, metric, "clinical", [split])[["model", "stage", "task", "f1", "n"]] for metric in ["value_accuracy", "false_answer"]]
-    rows = found[0].merge(found[1], on=["model", "stage", "task"], suffixes=("_value", "_false")).dropna(subset=["f1_value", "f1_false"])
+    found = [headline(scores, metric, "clinical", [split])[["model", "stage", "task", "f1", "f1_low", "f1_high", "n"]] for metric in ["right_stated", "false_answer"]]
+    rows = found[0].merge(found[1], on=["model", "stage", "task"], suffixes=("_right", "_false")).dropna(subset=["f1_right", "f1_false"])
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("no task with questions that the note leaves open was scored")
-    fig, axes = new_figure(1, len(tasks), size=(3.2 + 3.8 * len(tasks), 4), sharey=True)
+    fig, axes = new_figure(1, len(tasks), size=(3.6 + 4 * len(tasks), 4.4), sharey=True)
     style = _style(systems)
     for ax, task in zip(axes[0], tasks):
+        ax.fill_between([0, 100], [0, 100], color="0.9", linewidth=0, zorder=0)
+        ax.plot([0, 100], [0, 100], ":", color="0.4", linewidth=1)
+        ax.annotate("no better than never\nor always answering", (97, 4), ha="right", va="bottom", fontsize=8, color="0.3")
         part = rows[rows["task"] == task]
         for system in systems:
             row = part[(part["model"] == system[0]) & (part["stage"] == system[1])]
-            if not row.empty:
-                ax.plot(row["f1_false"], row["f1_value"], markersize=9, label=model_name(*system), clip_on=False, **(style[system] | {"linestyle": "none"}))
-        ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{_n(part['n_value'])}, of them not stated {_n(part['n_false'])}",
-               xlabel="false answers, % of questions the note leaves open", xlim=(-3, 103), ylim=(-3, 103))
-    axes[0, 0].set_ylabel("value accuracy, % of all questions")
+            if row.empty:
+                continue
+            row = row.iloc[0]
+            reach = {axis: np.abs(np.array([[row[f"f1_low_{side}"]], [row[f"f1_high_{side}"]]], dtype=float) - row[f"f1_{side}"]) for axis, side in (("xerr", "false"), ("yerr", "right"))}
+            ax.errorbar(row["f1_false"], row["f1_right"], **reach, markersize=8, linewidth=0, elinewidth=0.8, label=model_name(*system), clip_on=False,
+                        **(style[system] | {"linestyle": "none"}))
+        ax.set(title=f"{task_name(task)}, {ring_name(split)}\nstated {_n(part['n_right'])}, not stated {_n(part['n_false'])}",
+               xlabel="false answers, % of questions the note leaves open", xlim=(-4, 104), ylim=(-4, 104))
+    axes[0, 0].set_ylabel("right values, % of questions with a stated value")
+    axes[0, -1].legend(*_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def abstention_by_field(scores: pd.DataFrame, split: str | None = None) -> Figure:
+    """Right values minus false answers by field and system with 95 % intervals, one panel per task; 0 is what never or always answering reaches.
+
+    Baselines are hollow; shown are the systems that read the text (no majority) and the models' main stages.
+    """
+    split = split or main_split(scores)
+    rows = scores[(scores["metric"] == "value_minus_false") & (scores["split"] == split) & (scores["variant"] == "all") & (scores["subgroup"] == "all") & (scores["field"] != "all")]
+    shown = [pair for pair in system_order(rows) if pair in {("nearest", "baseline"), ("tfidf", "baseline"), ("rules", "baseline"), *main_systems(scores)}]
+    rows = rows[np.array([pair in shown for pair in zip(rows["model"], rows["stage"])], dtype=bool)]
+    tasks = list(dict.fromkeys(rows["task"]))
+    if not tasks:
+        return empty_figure("no field has questions with and without a stated value")
+    fields = {task: sorted(rows.loc[rows["task"] == task, "field"].unique()) for task in tasks}
+    fig, axes = new_figure(1, len(tasks), size=(3.6 + 4 * len(tasks), 1.6 + 0.2 * len(shown) * max(map(len, fields.values()))))
+    style = _style(shown)
+    for ax, task in zip(axes[0], tasks):
+        part = rows[rows["task"] == task].set_index(["model", "stage", "field"])
+        for i, system in enumerate(shown):
+            for y, field in enumerate(fields[task]):
+                if (*system, field) not in part.index:
+                    continue
+                row, at = part.loc[(*system, field)], len(fields[task]) - 1 - y - (i - (len(shown) - 1) / 2) * 0.7 / len(shown)
+                ax.plot([row["f1_low"], row["f1_high"]], [at, at], "-", color="0.5", linewidth=0.9)
+                ax.plot(row["f1"], at, markersize=6, label=model_name(*system), markerfacecolor="white" if system[1] == "baseline" else style[system]["color"],
+                        **(style[system] | {"linestyle": "none"}))
+        ax.axvline(0, color="0.3", linewidth=1, linestyle=":")
+        n = part.groupby("field")["n"].max()
+        ax.set_yticks(range(len(fields[task]))[::-1], [f"{field} (n = {int(n[field]):,})" for field in fields[task]])
+        ax.set(title=f"{task_name(task)}, {ring_name(split)}", xlabel="right values minus false answers, points (95 % interval)", xlim=(-104, 104))
     axes[0, -1].legend(*_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

@@ -8,6 +8,7 @@ import yaml
 
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.results import COMPARISON_COLUMNS, CPT_COLUMNS, SCORE_COLUMNS
+from cancerllm_utils.tasks.task import label_source, load_task, task_names
 
 PAPER_VALUES = PACKAGE / "evaluation" / "paper_values.yaml"
 STAGES = ["base", "cpt", "sft", "cpt-sft"]
@@ -176,12 +177,14 @@ def _comparable(entry: dict, model: str, synthetic: bool, requires: dict) -> tup
     return "yes", f"with care: {entry['why']}"
 
 
-def _points(row: pd.Series, brackets: str = "()") -> str:
+def points_text(row: pd.Series, brackets: str = "()") -> str:
+    """A score with its interval, where it has one: "60.0 (58.0 to 62.0)"."""
     interval = f" {brackets[0]}{row['f1_low']:.1f} to {row['f1_high']:.1f}{brackets[1]}" if pd.notna(row["f1_low"]) else ""
     return f"{row['f1']:.1f}{interval}"
 
 
-def _one(rows: pd.DataFrame, **where) -> pd.Series | None:
+def one_row(rows: pd.DataFrame, **where) -> pd.Series | None:
+    """The first row with these values, None without one."""
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return None if rows.empty else rows.iloc[0]
@@ -191,13 +194,13 @@ def _beside(entry: dict, scores: pd.DataFrame, system: tuple[str, str], split: s
     """This run's number beside one of the paper's, and n: the mean over the entry's tasks, minus the other stage for a gain."""
     model, stage = system
     rows = headline(scores, entry["metric"], splits=[split])
-    found = [_one(rows, model=model, stage=stage, task=task) for task in entry["tasks"]]
-    other = [_one(rows, model=model, stage=entry["minus_stage"], task=task) for task in entry["tasks"]] if "minus_stage" in entry else []
+    found = [one_row(rows, model=model, stage=stage, task=task) for task in entry["tasks"]]
+    other = [one_row(rows, model=model, stage=entry["minus_stage"], task=task) for task in entry["tasks"]] if "minus_stage" in entry else []
     if any(row is None for row in found + other) or (other and entry["minus_stage"] == stage):
         return NOT_RUN, ""
     n = f"{sum(int(row['n']) for row in found):,}"
     if len(found) == 1 and not other:
-        return _points(found[0]), n
+        return points_text(found[0]), n
     value = sum(row["f1"] for row in found) / len(found) - sum(row["f1"] for row in other) / max(len(other), 1)
     return (signed(value) if other else f"{value:.1f}"), n
 
@@ -229,9 +232,17 @@ def headline_table(scores: pd.DataFrame, paper_values: dict | None = None, synth
                          model_name(*system) if system[0] and n else "", here, n, paper, comparable, why])
         for _, row in headline(scores).iterrows():
             if (row["model"], row["stage"]) == system and (row["task"], row["split"], "average") not in shown:
-                rows.append([task_name(row["task"]), ring_name(row["split"]), METRIC_NAMES["average"], model_name(*system), _points(row), f"{int(row['n']):,}",
+                rows.append([task_name(row["task"]), ring_name(row["split"]), METRIC_NAMES["average"], model_name(*system), points_text(row), f"{int(row['n']):,}",
                              "not known", "no", "the paper gives no such number"])
     return pd.DataFrame(rows, columns=["what", "test set", "metric", "system", "this run", "n", "paper", "comparable", "why"])
+
+
+def label_sentences(run_dir: str | Path, scores: pd.DataFrame) -> list[str]:
+    """Where the right answers of each scored task come from in this run (stated in the text, registry, silver, synthetic gold), one sentence per task."""
+    path = Path(run_dir) / "datasets" / "settings.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = [task for task in dict.fromkeys(scores["task"]) if task in task_names()]
+    return [label_source(load_task(task), settings.get("corpus", ""), settings.get("silver", False)) for task in known]
 
 
 def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False, comparisons: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -249,10 +260,10 @@ def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False, comparisons
         for model, stage in system_order(part):
             line = {"task": task_name(task), "system": model_name(model, stage)}
             for ring in rings:
-                row = _one(part, model=model, stage=stage, split=ring)
-                line[ring_name(ring)] = "" if row is None else f"{_points(row)}, n = {int(row['n']):,}"
+                row = one_row(part, model=model, stage=stage, split=ring)
+                line[ring_name(ring)] = "" if row is None else f"{points_text(row)}, n = {int(row['n']):,}"
             for metric, table in extra.items():
-                row = _one(table, model=model, stage=stage, task=task)
+                row = one_row(table, model=model, stage=stage, task=task)
                 line[METRIC_NAMES[metric]] = "" if row is None or pd.isna(row["f1"]) else f"{row['f1']:.1f}"
             if comparisons is not None:
                 line["the tuned model against it"] = _paired(comparisons, (model, stage), task, rings[0])
@@ -269,30 +280,6 @@ def _paired(comparisons: pd.DataFrame, system: tuple[str, str], task: str, split
     rows = rows[~rows["a"].map(is_hybrid)].dropna(subset=["difference"]).drop_duplicates("a")
     several = rows["a"].nunique() > 1
     return "; ".join(f"{row.a + ': ' if several else ''}{signed(row.difference)} ({signed(row.low)} to {signed(row.high)}{'' if row.p_holm <= ALPHA else ', not told apart'})" for row in rows.itertuples())
-
-
-def abstention_table(scores: pd.DataFrame, systems: list[tuple[str, str]] | None = None) -> pd.DataFrame:
-    """What each system does with questions that the text answers and with those it leaves open, by task and field, on the main test set.
-
-    Columns: task, field, system, right values where one is stated, missed values, false answers, right values minus false answers (%, 95 % intervals),
-    stated and not stated (questions). Rows: "all" fields of each task for every system, then each field for `systems` (default: the language models' main
-    stages). Fields without both kinds of question have no row.
-    """
-    metrics = ["right_stated", "miss", "false_answer", "value_minus_false"]
-    rows = scores[scores["metric"].isin(metrics) & scores["split"].eq(main_split(scores)) & scores["variant"].eq("all") & scores["subgroup"].eq("all")]
-    chosen = main_systems(scores) if systems is None else systems
-    out = []
-    for task, of_task in rows.groupby("task", sort=False):
-        for field, part in of_task.groupby("field", sort=True):
-            for model, stage in system_order(part):
-                found = {metric: _one(part, model=model, stage=stage, metric=metric) for metric in metrics}
-                if found["value_minus_false"] is None or (field != "all" and (model, stage) not in chosen):
-                    continue
-                out.append({"task": task_name(task), "field": field, "system": model_name(model, stage), **{METRIC_NAMES[metric]: _points(row) for metric, row in found.items()},
-                            "stated": int(found["miss"]["n"]), "not stated": int(found["false_answer"]["n"])})
-    columns = ["task", "field", "system", *(METRIC_NAMES[metric] for metric in metrics), "stated", "not stated"]
-    table = pd.DataFrame(out, columns=columns)
-    return table.iloc[table["field"].ne("all").to_numpy().argsort(kind="stable")].reset_index(drop=True)
 
 
 def field_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -319,12 +306,12 @@ def _apart(a: pd.Series, b: pd.Series) -> str:
 
 def _against(rows: pd.DataFrame, system: tuple[str, str], other: tuple[str, str], comparisons: pd.DataFrame | None) -> str:
     """How one system stands to another on one task: the paired difference where there is one, else the plain one and whether the intervals overlap."""
-    a, b = _one(rows, model=system[0], stage=system[1]), _one(rows, model=other[0], stage=other[1])
+    a, b = one_row(rows, model=system[0], stage=system[1]), one_row(rows, model=other[0], stage=other[1])
     if a is None or b is None or system == other:
         return ""
-    pair = None if comparisons is None else _one(comparisons, a="/".join(system), b="/".join(other), task=a["task"], split=a["split"])
+    pair = None if comparisons is None else one_row(comparisons, a="/".join(system), b="/".join(other), task=a["task"], split=a["split"])
     if pair is None:
-        return f"{signed(a['f1'] - b['f1'])} points (it reaches {_points(b, '[]')}; {_apart(a, b)})"
+        return f"{signed(a['f1'] - b['f1'])} points (it reaches {points_text(b, '[]')}; {_apart(a, b)})"
     verdict = "ahead" if pair["low"] > 0 else "behind" if pair["high"] < 0 else "no difference that can be told from chance"
     return f"{signed(pair['difference'])} points (95 % interval {signed(pair['low'])} to {signed(pair['high'])}, paired by patient: {verdict})"
 
@@ -349,15 +336,15 @@ def system_sentences(scores: pd.DataFrame, system: tuple[str, str], comparisons:
     """One sentence per task: the headline, and how it stands to the plain baselines and the untuned base; one more on continued pre-training."""
     out = []
     for task, rows in headline(scores, splits=[main_split(scores)]).groupby("task", sort=False):
-        row = _one(rows, model=system[0], stage=system[1])
+        row = one_row(rows, model=system[0], stage=system[1])
         if row is None:
             continue
-        text = f"{task_name(task)}, {ring_name(row['split'])}: {model_name(*system)} reaches an average F1 of {_points(row)}, n = {int(row['n']):,}."
+        text = f"{task_name(task)}, {ring_name(row['split'])}: {model_name(*system)} reaches an average F1 of {points_text(row)}, n = {int(row['n']):,}."
         for other in [("majority_by_cancer", "baseline"), ("tfidf", "baseline"), (system[0], "base")]:
             if against := _against(rows, system, other, comparisons):
                 text += f" Against {model_name(*other)}: {against}."
         out.append(text + (f" {int(row['unparsed']):,} answers could not be read." if row["unparsed"] > 0 else ""))
-        decided = comparisons is not None and _one(comparisons, kind="primary", a="/".join(system), b=f"{system[0]}/sft", task=task) is not None
+        decided = comparisons is not None and one_row(comparisons, kind="primary", a="/".join(system), b=f"{system[0]}/sft", task=task) is not None
         if system[1] == "cpt-sft" and not decided and (against := _against(rows, system, (system[0], "sft"), comparisons)):
             out.append(f"Does continued pre-training help {task_name(task).lower()}? Tuned with it, against tuned without it: {against}.")
     return out
@@ -367,7 +354,7 @@ def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
     """How continued pre-training moved the loss per token, one sentence per ring of notes (and general text) that it was measured on."""
     out = []
     for (model, split), part in cpt[cpt["subgroup"].eq("all") & cpt["stage"].eq("cpt")].groupby(["model", "split"], sort=False):
-        before, after = _one(part, when="before"), _one(part, when="after")
+        before, after = one_row(part, when="before"), one_row(part, when="after")
         if before is None or after is None:
             continue
         change = 100 * (after["loss"] - before["loss"]) / before["loss"]
@@ -379,7 +366,7 @@ def cpt_sentences(cpt: pd.DataFrame) -> list[str]:
 
 def refusal_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
     """Extraction as a reader of notes would ask: right values, values given though the note states none, values missed, answers cut off."""
-    row = {metric: _one(headline(scores, metric, "clinical", [main_split(scores)]), model=system[0], stage=system[1], task="phenotype_extraction")
+    row = {metric: one_row(headline(scores, metric, "clinical", [main_split(scores)]), model=system[0], stage=system[1], task="phenotype_extraction")
            for metric in ["value_accuracy", "false_answer", "miss", "eos_share"]}
     parts = {
         "value_accuracy": "the answer was right for {:.1f} % of all questions",
@@ -397,11 +384,11 @@ def ring_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
     rows = rows[(rows["model"] == system[0]) & (rows["stage"] == system[1])]
     out = []
     for task, part in rows.groupby("task", sort=False):
-        inner = _one(part, split="test")
-        outer = [row for ring in ["external_site", "external"] if (row := _one(part, split=ring)) is not None]
+        inner = one_row(part, split="test")
+        outer = [row for ring in ["external_site", "external"] if (row := one_row(part, split=ring)) is not None]
         if inner is None or not outer:
             continue
-        moves = [f"{signed(row['f1'] - inner['f1'])} points on {ring_name(row['split'])} ({_points(row, '[]')}, n = {int(row['n']):,}; {_apart(row, inner)})"
+        moves = [f"{signed(row['f1'] - inner['f1'])} points on {ring_name(row['split'])} ({points_text(row, '[]')}, n = {int(row['n']):,}; {_apart(row, inner)})"
                  for row in outer]
         out.append(f"{task_name(task)}, from {ring_name('test')} to unseen places: {', '.join(moves)}.")
     return out

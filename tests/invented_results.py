@@ -34,6 +34,11 @@ def scores() -> pd.DataFrame:
                     add(system, task, split, "all", subgroup, "clinical", "eos_share", 99.5)
                     if task == "phenotype_extraction":
                         add(system, task, split, "all", subgroup, "clinical", "false_answer", 50 - level / 2, 50)
+                        add(system, task, split, "all", subgroup, "clinical", "right_stated", level - drop, 150)
+                        for field in ["all", *fields]:
+                            for metric, f1, n in [("value_minus_false", level - 30, 200), ("miss", 12, 150), ("false_answer", 50 - level / 2, 50), ("right_stated", level - drop, 150)]:
+                                if field != "all" or metric == "value_minus_false":
+                                    add(system, task, split, field, subgroup, "clinical", metric, f1, n)
                     for i, field in enumerate(fields):
                         add(system, task, split, field, subgroup, "clinical", "value_accuracy", level - drop + 7 * i, 60)
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)

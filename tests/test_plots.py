@@ -18,7 +18,8 @@ FIGURES = {
     "leaderboard": lambda: plots.leaderboard(SCORES),
     "ring_drop": lambda: plots.ring_drop(SCORES),
     "field_accuracy": lambda: plots.field_accuracy(SCORES),
-    "value_against_false": lambda: plots.value_against_false(SCORES),
+    "abstention": lambda: plots.abstention(SCORES),
+    "abstention_by_field": lambda: plots.abstention_by_field(SCORES),
 }
 
 
@@ -53,7 +54,7 @@ def test_no_figure_stays_open(name):
 @pytest.mark.parametrize("function, columns", [
     (plots.cpt_loss, ["when", "split", "loss", "bits_per_byte", "tokens"]),
     (plots.learning_curves, ["stage", "step", "tokens", "loss", "dev_loss"]),
-    *[(f, invented_results.SCORE_COLUMNS) for f in [plots.leaderboard, plots.ring_drop, plots.field_accuracy, plots.value_against_false]],
+    *[(f, invented_results.SCORE_COLUMNS) for f in [plots.leaderboard, plots.ring_drop, plots.field_accuracy, plots.abstention, plots.abstention_by_field]],
 ])
 def test_an_empty_table_gives_a_figure_that_says_so(function, columns):
     said = texts(function(pd.DataFrame(columns=columns)))

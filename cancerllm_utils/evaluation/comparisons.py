@@ -255,3 +255,12 @@ def seed_table(scores: pd.DataFrame, metric: str = "average", family: str = "pap
             half = float((part["f1_high"] - part["f1_low"]).mean() / 2)
             out.append(dict(zip(["model", "stage", "task", "split"], keys)) | stats.seed_spread(part["f1"]) | {"patients_half_width": half})
     return pd.DataFrame(out, columns=["model", "stage", "task", "split", "n", "mean", "sd", "low", "high", "lowest", "highest", "patients_half_width"])
+
+
+def seed_sentences(scores: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """What the luck of a training run is worth, one sentence per row of seed_table; where no stage was trained twice, that one seed says nothing about it."""
+    if table.empty:
+        tuned = sorted({stage for stage in scores["stage"] if "sft" in stage})
+        return [f"Each stage ({', '.join(tuned)}) was trained with one seed: the luck of a training run is in no interval here."] if tuned else []
+    return [f"{task_name(row.task)}, {row.split}, {row.model}/{row.stage}: {row.n} seeds reach {row.mean:.1f} points on average (standard deviation {row.sd:.1f}, {row.lowest:.1f} to {row.highest:.1f}); "
+            f"the choice of patients alone moves a score by {row.patients_half_width:.1f} points either way." for row in table.itertuples()]

@@ -7,7 +7,7 @@
 import re
 import warnings
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from cancerllm_utils.evaluation import metrics
+from cancerllm_utils.summary import headline, main_split, model_name, signed, task_name
 
 SMOOTHING = SmoothingFunction()
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -96,7 +97,8 @@ CHOICES = [
 ]
 
 
-def _f1(answers, prediction: str, words, similarity, split) -> float:
+@lru_cache(maxsize=2**16)  # systems give the same answers to the same questions
+def _f1(answers: tuple, prediction: str, words, similarity, split) -> float:
     """F1 of the best matches, as the metric families compute it, for one way to read words and to compare them."""
     gold, predicted = [words(answer) for answer in answers], [words(piece) for piece in split(prediction)]
     if not gold or not predicted:
@@ -136,11 +138,43 @@ def order_of_systems(pairs_of: dict) -> pd.DataFrame:
 
 
 def run_pairs(run_dir: str | Path, model: str, stage: str, task: str, split: str) -> list[tuple]:
-    """(answers, prediction) of a run as they are scored: the parsed answer, or what the model wrote where nothing could be read."""
+    """(answers, prediction) behind a headline as they are scored: the parsed answer, or what the model wrote where nothing could be read; of extraction the headline items."""
     from cancerllm_utils.evaluation.score import read_rows
 
+    path = Path(run_dir) / "datasets" / task / f"{split.partition('+')[0]}.jsonl"
+    kept = {row["example_id"] for _, row in read_rows(path) if row.get("headline") or task != "phenotype_extraction"}
     rows = read_rows(Path(run_dir) / "predictions" / model / stage / f"{task}.{split}.jsonl")
-    return [(row["answers"], row["prediction"] if row["parsed"] == metrics.UNPARSED else row["parsed"]) for _, row in rows]
+    return [(row["answers"], row["prediction"] if row["parsed"] == metrics.UNPARSED else row["parsed"]) for _, row in rows if row["example_id"] in kept]
+
+
+def headline_choices(run_dir: str | Path, scores: pd.DataFrame) -> pd.DataFrame:
+    """Every headline of the main test set under every choice: model, stage, task, split, and COLUMNS of metrics_sensitivity. Writes results/metric_choices.csv."""
+    from cancerllm_utils.evaluation.score import write_whole
+
+    tables = []
+    for row in headline(scores, splits=[main_split(scores)]).itertuples():
+        table = metrics_sensitivity(run_pairs(run_dir, row.model, row.stage, row.task, row.split))
+        tables.append(table.assign(model=row.model, stage=row.stage, task=row.task, split=row.split))
+    keys = ["model", "stage", "task", "split"]
+    found = pd.concat(tables, ignore_index=True)[[*keys, *COLUMNS]] if tables else pd.DataFrame(columns=[*keys, *COLUMNS])
+    write_whole(Path(run_dir) / "results" / "metric_choices.csv", lambda file: found.to_csv(file, index=False, float_format="%.6f"))
+    return found
+
+
+def choices_table(choices: pd.DataFrame, systems: list[tuple[str, str]]) -> pd.DataFrame:
+    """headline_choices for a reader: one row per choice of an averaged metric; per task the headline of each of `systems` had it been computed so, in
+    brackets what the choice changed, and which system would lead."""
+    rows, out = choices.dropna(subset=["average with it"]), []
+    for (metric, choice), part in rows.groupby(["metric", "choice"], sort=False):
+        line = {"metric": metric, "choice": choice}
+        for task, of_task in part.groupby("task", sort=False):
+            by_system = of_task.set_index(["model", "stage"])
+            for system in [system for system in systems if system in by_system.index]:
+                points, changed = by_system.loc[system, "average with it"], by_system.loc[system, "minus paper"] / len(metrics.AVERAGED)
+                line[f"{task_name(task)}: {model_name(*system)}"] = f"{points:.1f} ({signed(changed)})"
+            line[f"ahead in {task_name(task).lower()}"] = model_name(*by_system["average with it"].idxmax())
+        out.append(line)
+    return pd.DataFrame(out)
 
 
 def disagreements(pairs: Iterable | None = None, at_least: float = 1.0) -> pd.DataFrame:
