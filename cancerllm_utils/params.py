@@ -23,6 +23,7 @@ BEFORE = {
     "03_continued_pretraining": ("01_data_exploration",),
     "04_instruction_tuning": ("02_dataset_preparation", "03_continued_pretraining"),
     "05_prediction": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
+    "05b_contamination": ("02_dataset_preparation", "03_continued_pretraining"),
     "06_evaluation": ("05_prediction",),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
@@ -30,9 +31,10 @@ BEFORE = {
     "A1_tiny_base": (),
 }
 STEPS = tuple(BEFORE)
-PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction")  # run once per model; 03 and 04 also per variant, 04 per stage
-PRETRAINING, TUNING, PREDICTION = PER_MODEL
-ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
+# run once per model; 03 and 04 also per variant, 04 per stage
+PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination")
+PRETRAINING, TUNING, PREDICTION, CONTAMINATION = PER_MODEL
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b_contamination where it is named
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
 FILES = ("data_dir", "labels_file", "adjudicated_csv", "gpu_table")  # parameters that name files outside of the run
@@ -235,8 +237,8 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     profile = load_profile(name) if profile is None else profile
     study = STUDY_DEFAULTS | profile.get("study", {})
     changed = variants(name, profile)
-    if "steps" not in profile.get("study", {}) and not changed:
-        study["steps"] = [step for step in STEPS if step != ABLATION]
+    if "steps" not in profile.get("study", {}):
+        study["steps"] = [step for step in STEPS if step != CONTAMINATION and (changed or step != ABLATION)]
     per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
     for notebook in [step for step in STEPS if step in study["steps"]]:
@@ -246,6 +248,11 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
             continue
         for model, stages in per_model.items():
             of_model = own | ({"model": model} if model else {})
+            if notebook == CONTAMINATION:
+                if PRETRAINING in study["steps"] and "stages" not in profile.get(CONTAMINATION, {}):
+                    of_model["stages"] = ["base", *(["cpt"] if pretraining_stages(stages, {}) else [])]
+                result[job_name(notebook, "", model)] = of_model
+                continue
             if notebook == PREDICTION:
                 finished = [values["stage"] for job, values in result.items() if job.startswith(TUNING) and values["model"] == of_model["model"]]
                 if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):

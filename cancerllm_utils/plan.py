@@ -15,17 +15,21 @@ SYNTHETIC_CHARACTERS = 1144  # per patient of the synthetic cohort, in the train
 ITEMS = 12_000  # training items of all tasks where nothing limits them, on the public reports
 TEST_ITEMS = 1_500  # per task and ring, where nothing limits them
 NEW_TOKENS = 10  # of an average answer
+PROBED_TOKENS = 250  # of a report in the contamination probes
 COLUMNS = ["job", "model", "stage", "million_tokens", "gpu_gib", "ram_gib", "hours"]
 
 
 def amount(job: str, jobs: dict[str, dict]) -> dict:
-    """How much a job of 03, 04 or 05 reads: tokens (seen in training, or read in all prompts), answers (given in all), prompt (tokens of one).
+    """How much a job of 03, 04, 05 or 05b reads: tokens (seen in training, or read in all prompts), answers (given in all), prompt (tokens of one).
 
     Counted from the run's own notes and examples where an earlier step has left them, else from the settings and the sizes above.
     """
     notebook, values = job.partition(".")[0], jobs[job]
     run, first, prepared = Path(values["run_dir"]), jobs.get("01_data_exploration", {}), jobs.get("02_dataset_preparation", {})
     prompt = prepared.get("context_tokens", 128) + 100  # the text, the instruction, the question
+    if notebook == params.CONTAMINATION:
+        reports = values["n_notes"] * len(values["splits"]) * len(values["stages"])
+        return {"tokens": reports * (1 + values["copies"]) * PROBED_TOKENS, "answers": reports, "prompt": values["prefix_tokens"]}
     if notebook == params.PRETRAINING:
         limit = values["max_tokens"]
         return {"tokens": limit or values["num_train_epochs"] * note_characters(run, first) / CHARACTERS_PER_TOKEN, "answers": 0, "prompt": 0}
@@ -73,8 +77,8 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
         entry, much = models.model_entry(values["model"]), amount(job, jobs)
         row = {"job": job, "model": entry["name"], "million_tokens": much["tokens"] / 1e6}
         whole = 4 * models.parameter_count(values["model"]) / models.GIB
-        if notebook == params.PREDICTION:
-            four_bit = values.get("load_in_4bit", False)
+        if notebook in (params.PREDICTION, params.CONTAMINATION):
+            four_bit = values["load_in_4bit"]
             row |= {"stage": ", ".join(values["stages"]), "ram_gib": whole if set(values["stages"]) - {"base"} else 0.0,
                     "gpu_gib": models.generation_memory(entry, four_bit, values["batch_size"], much["prompt"] + values["max_new_tokens"]),
                     "hours": models.generation_hours(entry, much["answers"], much["prompt"], NEW_TOKENS, values["batch_size"], 1e12 * tflops)}
@@ -83,7 +87,8 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
             adapted = 0 if values["tuning"] == "full" else trainable(values["model"], rank, targets)
             row |= {"stage": values["stage"], "ram_gib": whole if notebook == params.TUNING and values["stage"].startswith("cpt") else 0.0,
                     "gpu_gib": models.training_memory(entry, values["tuning"], values["load_in_4bit"], adapted, values["per_device_train_batch_size"],
-                                                      values["max_length"], values["gradient_checkpointing"], optim=values["optim"]),
+                                                      values["max_length"], values["gradient_checkpointing"], optim=values["optim"],
+                                                      target_modules=targets),
                     "hours": models.training_hours(entry, much["tokens"], values["tuning"], 1e12 * tflops, values["gradient_checkpointing"])}
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -108,6 +108,17 @@ def test_the_plan_counts_tokens_and_hours_from_the_settings(two_models):
     assert plan.table(str(two_models), tflops=200)["hours"].sum() < rows["hours"].sum()
 
 
+def test_the_plan_counts_what_the_chosen_layers_keep(tmp_path, monkeypatch):
+    """An adapter on two kinds of layers keeps about half of the activations that one on all layers keeps."""
+    monkeypatch.setenv("CANCERLLM_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "layers.yaml").write_text("study: {stages: [sft], steps: [04_instruction_tuning], variants: {all: {04_instruction_tuning: {target_modules: all-linear}}}}\n"
+                                          "04_instruction_tuning: {lora_r: 8, target_modules: '.*q_proj', per_device_train_batch_size: 64}\n")
+    memory = plan.table(str(tmp_path / "layers.yaml")).set_index("stage")["gpu_gib"]
+    entry, batch, length = models.model_entry("tiny_base"), 64, params.declared("04_instruction_tuning")["max_length"][1]
+    kept = {name: models.training_memory(entry, trainable=0, batch=batch, max_length=length, target_modules=name) for name in (".*q_proj", "all-linear")}
+    assert memory["sft-all"] - memory["sft"] == pytest.approx(kept["all-linear"] - kept[".*q_proj"], rel=0.05) and kept["all-linear"] > kept[".*q_proj"]
+
+
 def test_the_plan_counts_the_runs_own_examples_once_they_are_there(two_models):
     jobs = params.jobs(str(two_models))
     folder = two_models.parent / "runs" / "two" / "datasets" / "diagnosis_generation"

@@ -68,14 +68,14 @@ def token_rows(model, tokenizer, prompts: list[str], room: int) -> list[list[int
     return rows
 
 
-def read_prompts(model, tokenizer, prompts: list[str], room: int) -> dict:
-    """Run a batch of prompts through the model, in chunks, with `room` free columns behind them.
+def read_prompts(model, tokenizer, rows: list[list[int]], room: int) -> dict:
+    """Run a batch of prompts (their tokens) through the model, in chunks, with `room` free columns behind them.
 
     Columns of the cache: the shared beginning, then padding, then the rest of each prompt, so that all prompts end in the same column (on the right the
     padding would stand between a prompt and its answer). Returns cache, mask [batch, columns + room], lengths [batch, 1] (tokens of each prompt),
     columns (filled ones) and logits [batch, vocabulary] of each prompt's last token.
     """
-    rows, device, pad = token_rows(model, tokenizer, prompts, room), model.device, tokenizer.pad_token_id
+    device, pad = model.device, tokenizer.pad_token_id
     lengths = torch.tensor([[len(row)] for row in rows], device=device)
     columns = int(lengths.max())
     window = model.config.get_text_config().to_dict().get("sliding_window")
@@ -113,13 +113,13 @@ def read_prompts(model, tokenizer, prompts: list[str], room: int) -> dict:
 
 
 @torch.inference_mode()
-def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> list[dict]:
-    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), seconds (the batch's, shared out)."""
-    begun, end = time.monotonic(), tokenizer.eos_token_id
+def greedy_tokens(model, tokenizer, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """The likeliest continuation of each row of tokens, `max_new_tokens` tokens each; from the end token on only end tokens."""
+    end = tokenizer.eos_token_id
     with arithmetic(model):
-        read = read_prompts(model, tokenizer, prompts, max_new_tokens)
+        read = read_prompts(model, tokenizer, rows, max_new_tokens)
         cache, mask, lengths, token = read["cache"], read["mask"], read["lengths"], read["logits"].argmax(-1)
-        tokens, alive = torch.full((len(prompts), max_new_tokens), end, device=model.device), torch.arange(len(prompts), device=model.device)
+        tokens, alive = torch.full((len(rows), max_new_tokens), end, device=model.device), torch.arange(len(rows), device=model.device)
         for step in range(max_new_tokens):
             tokens[alive, step] = token
             going = token != end
@@ -132,8 +132,13 @@ def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> l
             out = model(input_ids=token[:, None], attention_mask=mask[:, : read["columns"] + step + 1], position_ids=lengths + step, past_key_values=cache,
                         use_cache=True)
             token = torch.where(going, out.logits[:, -1].argmax(-1), end)
-    answers = []
-    for ids in tokens.tolist():
+    return tokens.tolist()
+
+
+def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> list[dict]:
+    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), seconds (the batch's, shared out)."""
+    begun, end, answers = time.monotonic(), tokenizer.eos_token_id, []
+    for ids in greedy_tokens(model, tokenizer, token_rows(model, tokenizer, prompts, max_new_tokens), max_new_tokens):
         ended = end in ids
         ids = ids[: ids.index(end)] if ended else ids
         answers.append({"prediction": tokenizer.decode(ids, skip_special_tokens=True).strip(), "new_tokens": len(ids) + ended,
@@ -154,14 +159,15 @@ def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> l
     """The likeliest of `candidates` after each prompt of one batch, by summed log-probability of its tokens and the end token.
 
     The prompts run through the model once; every candidate is scored on their shared key-value cache. Returns prediction, new_tokens (tokens
-    of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats).
+    of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats), candidate_tokens (end token included).
     """
     begun = time.monotonic()
     # "### Response:\n" closes every prompt, so the candidates' tokens are the same after each of them
     tails = [candidate_tokens(tokenizer, prompts[0], candidate) for candidate in candidates]
     scores = torch.empty(len(prompts), len(candidates))
     with arithmetic(model):
-        read = read_prompts(model, tokenizer, prompts, max(map(len, tails)))
+        room = max(map(len, tails))
+        read = read_prompts(model, tokenizer, token_rows(model, tokenizer, prompts, room), room)
         first, columns = read["logits"].float().log_softmax(-1), read["columns"]
         for column, tail in enumerate(tails):
             ids = torch.tensor(tail, device=model.device)
@@ -175,5 +181,6 @@ def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> l
                     layer.show(columns)
             scores[:, column] = score.cpu()
     seconds = round((time.monotonic() - begun) / len(prompts), 5)
-    return [{"prediction": candidates[best], "new_tokens": len(tails[best]), "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist()}
+    lengths = list(map(len, tails))
+    return [{"prediction": candidates[best], "new_tokens": lengths[best], "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist(), "candidate_tokens": lengths}
             for i, best in enumerate(scores.argmax(dim=1).tolist())]

@@ -16,14 +16,15 @@ import pandas as pd
 import torch
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import checkpoints, models
+from cancerllm_utils.modeling import checkpoints, constrained, models
 from cancerllm_utils.modeling.decoding import greedy_batch, rank_batch
 from cancerllm_utils.modeling.energy import measured_energy
 from cancerllm_utils.modeling.memory import measured_memory
 from cancerllm_utils.tasks.parse import parse
-from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, model_prompt
+from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, model_prompt, read_jsonl
 
 BACKENDS = ("transformers", "vllm")
+DECODINGS = ("greedy", "rank", "constrained")
 
 
 def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[int]]:
@@ -72,13 +73,13 @@ def batch_agreement(model, tokenizer, prompts: list[str], batch_sizes: list[int]
 def plan(examples: list[dict], tokenizer, values: dict[str, list[str]], decoding: str, batch_size: int) -> list[tuple[list[int], list[str]]]:
     """(positions of a batch's examples, candidates) in a fixed order; no candidates means greedy decoding.
 
-    `decoding` is greedy or rank; a field without allowed values is decoded greedily under both.
+    `decoding` is greedy, rank or constrained (ranked, then corrected: constrained.py); a field without allowed values is decoded greedily under all.
     """
-    if decoding not in ("greedy", "rank"):
-        raise UserError(f"decoding {decoding}: unknown. Use greedy or rank.")
+    if decoding not in DECODINGS:
+        raise UserError(f"decoding {decoding}: unknown. Use greedy or rank, or constrained.")
     groups: dict[tuple, list[int]] = {}
     for position, example in enumerate(examples):
-        groups.setdefault(tuple(values.get(example["field"]) or ()) if decoding == "rank" else (), []).append(position)
+        groups.setdefault(() if decoding == "greedy" else tuple(values.get(example["field"]) or ()), []).append(position)
     return [([group[i] for i in batch], list(candidates)) for candidates, group in sorted(groups.items(), key=lambda item: item[0])
             for batch in length_batches([examples[i]["prompt"] for i in group], tokenizer, batch_size)]
 
@@ -99,6 +100,11 @@ def backend_of(name: str) -> Callable:
     from cancerllm_utils.modeling import vllm_backend  # only where it is asked for
 
     return vllm_backend.answer_batch
+
+
+def prompt_form(tokenizer) -> str:
+    """How the model reads prompts: alpaca, as data sets store them, or chat (models.yaml)."""
+    return tokenizer.init_kwargs.get("prompt_form", "alpaca")
 
 
 def in_models_form(examples: list[dict], tokenizer) -> list[dict]:
@@ -140,11 +146,13 @@ def append_rows(path: Path, rows: list[dict]) -> None:
 
 def predict_file(model, tokenizer, in_path, out_path, model_identity: str, values: dict[str, list[str]] | None = None, decoding: str = "greedy",
                  max_new_tokens: int = 50, batch_size: int = 16, logging_seconds: float = 5.0, label: str = "",
-                 after_batch: Callable[[int], None] | None = None, backend: str = "transformers", energy: bool = False) -> dict:
+                 after_batch: Callable[[int], None] | None = None, backend: str = "transformers", energy: bool = False,
+                 corrections: dict[str, dict] | None = None) -> dict:
     """Answers of a model to one data set file, in the file's order, one JSONL row each (ARCHITECTURE.md, predictions).
 
-    values: the allowed answers per field, for parsing and for `decoding="rank"`. Rows are appended batch by batch to OUT.partial, which a
-    later call with the same model_identity, data and parameters continues; OUT itself appears whole. An OUT of the same run is kept as it is.
+    values: the allowed answers per field, for parsing and for ranking. corrections: {field: {prior, length}} for `decoding="constrained"`
+    (decoding_study chooses them). Rows are appended batch by batch to OUT.partial, which a later call with the same model_identity, data, prompt form
+    and parameters continues; OUT itself appears whole. An OUT of the same run is kept as it is.
     after_batch is called with the number of batches done. With backend vllm `model` is what vllm_backend.load gives. Returns n, prompt_tokens,
     seconds, eos_share (of the greedy answers, None without), unparsed, peak_memory_gib, memory_of and energy_kwh (None where it was not asked for, not measured, or the file
     was continued from an earlier call).
@@ -154,8 +162,10 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
         raise UserError(f"file {in_path}: missing. Run notebook 02_dataset_preparation with this task first.")
     examples = in_models_form([json.loads(line) for line in in_path.read_text(encoding="utf-8").splitlines()], tokenizer)
     settings = {"model": model_identity, "data": models.sha256(in_path), "values": values, "decoding": decoding, "max_new_tokens": max_new_tokens,
-                "batch_size": batch_size, "precision": model.precision, "versions": models.library_versions()}
+                "batch_size": batch_size, "precision": model.precision, "versions": models.library_versions(), "prompt_form": prompt_form(tokenizer),
+                "prompts": checkpoints.identity({"read": [example["prompt"] for example in examples]})}
     settings |= {} if backend == "transformers" else {"backend": backend, "backend_version": version(backend)}
+    settings |= {"corrections": corrections} if corrections else {}
     fingerprint, record = checkpoints.identity(settings), out_path.with_suffix(".run.json")
     if out_path.is_file() and record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
         return json.loads(record.read_text())["outcome"]
@@ -174,6 +184,8 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
             missing = {example["example_id"] for example in batch} - set(done)
             if missing:
                 answers = answer(model, tokenizer, [example["prompt"] for example in batch], candidates, max_new_tokens)
+                if candidates and corrections:
+                    answers = [constrained.corrected(found, candidates, corrections.get(e["field"])) for e, found in zip(batch, answers, strict=True)]
                 rows = [finished_row(e, found, values) for e, found in zip(batch, answers, strict=True) if e["example_id"] in missing]
                 append_rows(partial, rows)
                 done |= {row["example_id"]: row for row in rows}
@@ -214,47 +226,89 @@ def allowed_answers(run_dir, task: str) -> dict[str, list[str]]:
     return {field: values[field] + refusal for field in load_task(task)["fields"] if values.get(field)}
 
 
-def load_network(run_dir, model: str, stage: str, precision: str = "auto", backend: str = "transformers") -> tuple:
-    """(network, tokenizer, identity of its weights) of one stage, `base` or a tuned one; with backend vllm the network is vllm_backend's engine."""
+def load_network(run_dir, model: str, stage: str, precision: str = "auto", backend: str = "transformers", load_in_4bit: bool = False) -> tuple:
+    """(network, tokenizer, identity of its weights, 4-bit loading included) of one stage, `base` or a tuned one; with backend vllm the network is
+    vllm_backend's engine."""
     entry, network = models.model_entry(model), None
     if stage == "base":
         tokenizer, identity = models.load_tokenizer(model), models.base_revision(model)
         if backend == "transformers":
-            network = models.load_model(model, precision)
+            network = models.load_model(model, precision, load_in_4bit)
     else:
-        network, tokenizer, card = models.load_stage(models.stage_dir(run_dir, entry, stage), precision)
+        network, tokenizer, card = models.load_stage(models.stage_dir(run_dir, entry, stage), precision, load_in_4bit)
         identity = " ".join([card["base_revision"], *(item["sha256"] for item in card["adapters_before"]), card["adapter_sha256"]])
     if backend == "vllm":
         from cancerllm_utils.modeling import vllm_backend
 
         network = vllm_backend.load(entry, network, tokenizer, precision, Path(run_dir) / "cache" / f"vllm-{entry['name']}-{stage}")
-    return network, tokenizer, identity
+    return network, tokenizer, f"{identity} nf4" if load_in_4bit else identity
 
 
 def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: list[str], decoding: str = "greedy", max_new_tokens: int = 50,
                   batch_size: int = 16, precision: str = "auto", logging_seconds: float = 5.0, backend: str = "transformers",
-                  energy: bool = False) -> pd.DataFrame:
+                  energy: bool = False, load_in_4bit: bool = False, decoding_items: int = 0, seed: int = 0) -> pd.DataFrame:
     """Predictions of one stage (`base` or a tuned one) for every task and test set: predictions/<model>/<stage>/<task>.<test set>.jsonl.
 
     backend vllm needs that library and a CUDA card, decodes greedily only and puts its own batches together (batch_size is not used); energy asks
-    codecarbon, where it is installed. Returns one row per file: model, stage, task, split and what predict_file returns. Files of the same model, data
-    and parameters are kept.
+    codecarbon, where it is installed. load_in_4bit: NF4 weights, a quarter of the memory (a model of 70B on one card of 80 GB). decoding_items: so many
+    development questions per task are answered greedily and by ranking first, and compared (`decoding_study`); decoding constrained rests on that.
+    Returns one row per file: model, stage, task, split and what predict_file returns. Files of the same model, data and parameters are kept.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend}: unknown. Use {' or '.join(BACKENDS)}.")
+    if decoding == "constrained" and not decoding_items:
+        raise UserError("decoding constrained: development questions choose its correction, and decoding_items is 0. Set decoding_items: 150.")
     if backend == "vllm":
         from cancerllm_utils.modeling import vllm_backend
 
-        vllm_backend.check(decoding)
-        batch_size = vllm_backend.BATCH_SIZE
+        vllm_backend.check(decoding, load_in_4bit)
+        batch_size, decoding_items = vllm_backend.BATCH_SIZE, 0
     entry = models.model_entry(model)
-    network, tokenizer, identity = load_network(run_dir, model, stage, precision, backend)
+    network, tokenizer, identity = load_network(run_dir, model, stage, precision, backend, load_in_4bit)
     rows = []
     for task in tasks:
+        values, corrections = allowed_answers(run_dir, task), None
+        if decoding_items and values:
+            corrections = decoding_study(network, tokenizer, identity, run_dir, entry["name"], stage, task, values, decoding_items, max_new_tokens, batch_size, seed)
         for split in test_sets:
             name = f"{task}.{split}.jsonl"
             outcome = predict_file(network, tokenizer, Path(run_dir) / "datasets" / task / f"{split}.jsonl",
-                                   Path(run_dir) / "predictions" / entry["name"] / stage / name, identity, allowed_answers(run_dir, task),
-                                   decoding, max_new_tokens, batch_size, logging_seconds, f"{entry['name']} {stage} {task}.{split}", backend=backend, energy=energy)
+                                   Path(run_dir) / "predictions" / entry["name"] / stage / name, identity, values, decoding, max_new_tokens, batch_size,
+                                   logging_seconds, f"{entry['name']} {stage} {task}.{split}", backend=backend, energy=energy,
+                                   corrections=corrections if decoding == "constrained" else None)
             rows.append({"model": entry["name"], "stage": stage, "task": task, "split": split, **outcome})
     return pd.DataFrame(rows)
+
+
+def decoding_study(network, tokenizer, identity: str, run_dir, model: str, stage: str, task: str, values: dict[str, list[str]], max_items: int, max_new_tokens: int = 50,
+                   batch_size: int = 16, seed: int = 0) -> dict[str, dict]:
+    """Greedy against ranked and corrected answers to development questions of closed fields (constrained.study): its rows in results/constrained.csv.
+
+    Returns the correction of each field that did best there, {} where the development set has no closed question. A study of the same model, data and
+    settings is read from cache/ instead of being made again.
+    """
+    from cancerllm_utils.modeling import stages  # only here: it brings the training libraries, which `cancerllm predict` does without
+
+    path = Path(run_dir) / "datasets" / task / "dev.jsonl"
+    if not path.is_file():
+        raise UserError(f"file {path}: missing. Run notebook 02_dataset_preparation with this task first.")
+    examples = constrained.sampled(read_jsonl(path), values, max_items, seed)
+    if not examples:
+        print(f"{model} {stage} {task}: no closed development question, so decodings are not compared")
+        return {}
+    made = checkpoints.identity({"model": identity, "examples": [(e["example_id"], e["prompt"], e["answers"]) for e in examples], "values": values, "seed": seed,
+                                 "max_new_tokens": max_new_tokens, "batch_size": batch_size, "precision": network.precision, "versions": models.library_versions(),
+                                 "prompt_form": prompt_form(tokenizer), "corrections": constrained.CORRECTIONS, "empty texts": constrained.EMPTY_TEXTS})
+    kept = Path(run_dir) / "cache" / "constrained" / f"{model}-{stage}-{task}.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if found.get("made") != made:
+        empty = constrained.empty_examples(task, list(dict.fromkeys(e["field"] for e in examples)))
+        answers = [answer_examples(network, tokenizer, asked, values, how, max_new_tokens, batch_size)
+                   for asked, how in ((examples, "greedy"), (examples, "rank"), (empty, "rank"))]
+        table, corrections = constrained.study(task, examples, values, answers[0], answers[1], empty, answers[2], seed=seed)
+        found = {"made": made, "rows": table.to_dict("records"), "corrections": corrections}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(found), encoding="utf-8")
+    table = pd.DataFrame(found["rows"]).assign(model=model, stage=stage, task=task, split="dev")
+    stages.write_rows(Path(run_dir) / "results" / "constrained.csv", table[constrained.COLUMNS], ["model", "stage", "task"])
+    return found["corrections"]

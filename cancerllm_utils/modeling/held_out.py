@@ -11,7 +11,7 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from cancerllm_utils.evaluation import stats
-from cancerllm_utils.modeling import launch, training_data
+from cancerllm_utils.modeling import launch, machine, training_data
 from cancerllm_utils.modeling.general_text import NAMES
 from cancerllm_utils.modeling.perplexity import mean_loss, text_losses
 from cancerllm_utils.results import CPT_COLUMNS
@@ -38,7 +38,7 @@ def sampled_general(tables: dict[str, pd.DataFrame], tokenizer, max_tokens: int,
 
 def measure(model, tokenizer, held_out: dict[str, pd.DataFrame], max_length: int, label: str) -> dict[str, dict]:
     """{name: losses per text}, a printed line per name. Of several processes only the main one measures, unless each holds a part of the weights."""
-    if not (launch.main_process() or launch.sharded()):
+    if not (launch.main_process() or machine.sharded()):
         return {}
     found = {}
     for name, table in held_out.items():

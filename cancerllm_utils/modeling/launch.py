@@ -69,11 +69,6 @@ def main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def sharded() -> bool:
-    """True in a process that holds only a part of the model's weights (FSDP, ZeRO-3): every process must then take part in every forward pass."""
-    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
-
-
 def whole_weights(trainer) -> dict | None:
     """Trained weights gathered from all processes on the CPU, for `save_pretrained(..., state_dict=...)`; None where the model is whole anyway.
 

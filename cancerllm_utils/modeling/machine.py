@@ -61,3 +61,8 @@ def best(work, seconds: float, device: str) -> float:
             torch.cuda.synchronize()
         took.append(time.perf_counter() - start)
     return min(took[1:])
+
+
+def sharded() -> bool:
+    """True in a process that holds only a part of the model's weights (FSDP, ZeRO-3): every process must then take part in every forward pass."""
+    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))

@@ -153,13 +153,18 @@ def agree_on_special_tokens(model, tokenizer) -> None:
 
 
 def quantization_config(device: str, precision: str = "bf16") -> BitsAndBytesConfig:
-    """NF4, double quantisation, bf16 compute: the 4-bit loading of the released code. On a CPU it computes in `precision`, which is fp32 on most."""
+    """NF4, double quantisation, bf16 compute: the 4-bit loading of the released code. On a CPU it computes in `precision`, which is fp32 on most.
+
+    In a process that holds only a part of the weights they are stored in the type that computes (https://huggingface.co/docs/peft/accelerate/fsdp).
+    """
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise UserError("load_in_4bit: the library bitsandbytes is not installed. Run `pip install bitsandbytes`, or set load_in_4bit: false.") from None
     compute = torch.bfloat16 if device == "cuda" or precision == "bf16" else torch.float32
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
+    # FSDP cuts flat tensors of one floating type: packed as bytes, the library's default, the 4-bit weights would not be cut at all
+    storage = compute if machine.sharded() else torch.uint8
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_storage=storage)
 
 
 def missing_weights(entry: dict, error: Exception) -> str:

@@ -24,32 +24,44 @@ def text_windows(texts: Sequence[str], tokenizer, max_length: int) -> list[tuple
 
 
 @torch.inference_mode()
-def text_losses(model, tokenizer, texts: Sequence[str], max_length: int = 1024, batch_tokens: int = 0) -> dict[str, np.ndarray]:
-    """Negative log-likelihood of each text: arrays `nats` (sum over its tokens), `tokens` (predicted, end token included) and `bytes` (UTF-8).
+def token_losses(model, tokenizer, texts: Sequence[str], max_length: int = 1024, batch_tokens: int = 0) -> list[np.ndarray]:
+    """Negative log-likelihood in nats of every token of each text (end token included), one array per text.
 
     Runs in evaluation mode without touching a random state, and puts the model back into the mode it was in: a training run that is
     measured in between goes on as if it had not been. `batch_tokens` 0 takes what suits the device.
     """
     was_training = model.training
     model.eval()
-    windows = sorted(text_windows(texts, tokenizer, max_length), key=lambda item: len(item[1]))
-    nats, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
-    while windows:
-        size = max(1, (batch_tokens or BATCH_TOKENS[model.device.type]) // len(windows[-1][1]))
-        batch, windows = windows[-size:], windows[:-size]
-        numbers, width = np.array([number for number, _ in batch]), max(len(window) for _, window in batch)
+    windows = text_windows(texts, tokenizer, max_length)
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i][1]))
+    found = [None] * len(windows)
+    while order:
+        size = max(1, (batch_tokens or BATCH_TOKENS[model.device.type]) // len(windows[order[-1]][1]))
+        batch, order = order[-size:], order[:-size]
+        rows = [windows[i][1] for i in batch]
+        width = max(map(len, rows))
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
-        for row, (_, window) in enumerate(batch):
+        for row, window in enumerate(rows):
             ids[row, : len(window)], mask[row, : len(window)] = torch.tensor(window), 1
         ids, mask = ids.to(model.device), mask.to(model.device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none").view(targets.shape)
-        np.add.at(nats, numbers, losses.double().sum(dim=1).cpu().numpy())
-        np.add.at(counts, numbers, mask[:, 1:].sum(dim=1).cpu().numpy())
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none").view(targets.shape).double().cpu().numpy()
+        for i, window, row in zip(batch, rows, losses, strict=True):
+            found[i] = row[: len(window) - 1]
     model.train(was_training)
-    return {"nats": nats, "tokens": counts, "bytes": np.array([len(text.encode()) for text in texts], dtype=int)}
+    of_text = [[] for _ in texts]
+    for (number, _), row in zip(windows, found, strict=True):
+        of_text[number].append(row)
+    return [np.concatenate(rows) for rows in of_text]
+
+
+def text_losses(model, tokenizer, texts: Sequence[str], max_length: int = 1024, batch_tokens: int = 0) -> dict[str, np.ndarray]:
+    """`token_losses` summed: arrays `nats` and `tokens` (predicted, end token included) per text, and `bytes` (UTF-8)."""
+    losses = token_losses(model, tokenizer, texts, max_length, batch_tokens)
+    return {"nats": np.array([row.sum() for row in losses]), "tokens": np.array([len(row) for row in losses], dtype=int),
+            "bytes": np.array([len(text.encode()) for text in texts], dtype=int)}
 
 
 def mean_loss(losses: dict[str, np.ndarray]) -> dict:

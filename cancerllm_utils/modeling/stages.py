@@ -58,15 +58,15 @@ def forget_checkpoints(run_dir: Path, entry: dict, stage: str) -> None:
     shutil.rmtree(checkpoint_dir(run_dir, entry, stage), ignore_errors=True)
 
 
-def write_rows(path: Path, table: pd.DataFrame) -> None:
-    """Put `table` into a results file in place of its rows of the same model and stage; safe when two jobs write at once."""
+def write_rows(path: Path, table: pd.DataFrame, by: list[str] = ("model", "stage")) -> None:
+    """Put `table` into a results file in place of its rows with the same `by`; safe when two jobs write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.is_file():
             old = pd.read_csv(path)
-            keys = set(zip(table["model"], table["stage"], strict=True))
-            old = old[[key not in keys for key in zip(old["model"], old["stage"], strict=True)]]
+            keys = set(table[list(by)].itertuples(index=False, name=None))
+            old = old[[key not in keys for key in old[list(by)].itertuples(index=False, name=None)]]
             table = pd.concat([old, table], ignore_index=True) if len(old) else table
         draft = path.with_name(f".{path.name}.draft")
         table.to_csv(draft, index=False)

@@ -30,10 +30,12 @@ def library():
     return vllm
 
 
-def check(decoding: str) -> None:
-    """UserError where vLLM cannot serve: answers are to be ranked, or it is not installed."""
+def check(decoding: str, load_in_4bit: bool = False) -> None:
+    """UserError where vLLM cannot serve: answers are to be ranked, weights to be quantised, or it is not installed."""
     if decoding != "greedy":
         raise UserError(f"decoding {decoding}: vLLM generates only. Set decoding: greedy, or backend: transformers.")
+    if load_in_4bit:
+        raise UserError("load_in_4bit: not with backend vllm. Set backend: transformers.")
     library()
 
 

@@ -248,6 +248,18 @@ def test_finished_files_are_kept_until_something_changes(tiny, tiny_run):
     assert {json.loads(line)["prediction"] for line in (tiny_run / "out.jsonl").read_text().splitlines()} <= {"Right", "Left"}
 
 
+def test_4_bit_weights_reach_the_loading_and_the_identity_of_the_answers(tiny_run, tiny_model_dir, monkeypatch):
+    """A model of 70B answers on one card of 80 GB in 4 bits only; its answers are not those of the same weights in bf16."""
+    asked, load_model = [], models.load_model
+    monkeypatch.setattr(models, "load_model", lambda name, precision, four_bit: asked.append(four_bit) or load_model(name, precision))
+    identities = [generation.load_network(tiny_run, tiny_model_dir, "base", "fp32", load_in_4bit=four_bit)[2] for four_bit in (False, True)]
+    assert asked == [False, True] and identities[1] == f"{identities[0]} nf4"
+    monkeypatch.setattr(models, "load_stage", lambda folder, precision, four_bit: asked.append(four_bit) or (None, None, {"base_revision": "r", "adapters_before": [], "adapter_sha256": "a"}))
+    assert generation.load_network(tiny_run, tiny_model_dir, "sft", "fp32", load_in_4bit=True)[2] == "r a nf4" and asked[-1] is True
+    with pytest.raises(UserError, match="load_in_4bit"):
+        generation.predict_stage(tiny_run, tiny_model_dir, "base", [], [], backend="vllm", load_in_4bit=True)
+
+
 def test_examples_are_answered_as_in_a_file(tiny, tiny_run):
     predict(tiny, tiny_run, "out.jsonl", decoding="rank")
     rows = [json.loads(line) for line in (tiny_run / "out.jsonl").read_text().splitlines()]

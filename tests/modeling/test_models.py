@@ -167,6 +167,17 @@ def test_4_bit_loading_without_its_library_names_the_remedy(tiny_model_dir, monk
         models.load_model(tiny_model_dir, load_in_4bit=True)
 
 
+@pytest.mark.parametrize(("fsdp", "precision", "storage"), [("", "bf16", torch.uint8), ("true", "bf16", torch.bfloat16), ("true", "fp32", torch.float32)])
+def test_4_bit_weights_that_are_cut_over_cards_are_stored_in_the_type_that_computes(monkeypatch, fsdp, precision, storage):
+    """FSDP cuts tensors of one floating type only: bytes would stay whole on every card."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", object())
+    monkeypatch.setattr(models, "BitsAndBytesConfig", dict)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", fsdp)
+    config = models.quantization_config("cpu", precision)
+    assert config["bnb_4bit_quant_storage"] == storage and config["bnb_4bit_quant_type"] == "nf4"
+    assert config["bnb_4bit_compute_dtype"] == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
 def test_pickled_weights_on_the_hub_name_the_converter():
     entry = models.model_entry("pmc-llama-13b")
     assert "safetensors/convert" in models.missing_weights(entry, OSError("does not appear to have a file named model.safetensors"))
