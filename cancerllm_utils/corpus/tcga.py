@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from cancerllm_utils.corpus import plans
 from cancerllm_utils.corpus.schema import NOTE_COLUMNS, check_notes, is_utf8, quarantine_entry
 from cancerllm_utils.errors import UserError
 
@@ -53,6 +54,7 @@ def load(data_dir: Path) -> dict:
     sites = read_sites(find(folder, "tissue_source_sites.tsv"))
     tables, quarantined = read_patient_tables(folder)
     patients, registry = registry_frames(tables)
+    registry = pd.concat([registry, plans.make(treatment_tables(folder) | {"patient": tables})["labels"]], ignore_index=True)
     rows, damaged = read_reports(folder)
     n_damaged_tables = len(quarantined)
     quarantined += damaged
@@ -173,15 +175,21 @@ def is_missing(value: str) -> bool:
     return not value.strip() or value.startswith("[")
 
 
-def read_patient_tables(folder: Path) -> tuple[dict[str, pd.DataFrame], list[dict]]:
-    """Cancer -> patient table as text, and quarantine entries of damaged rows.
+def treatment_tables(folder: Path) -> dict[str, dict[str, pd.DataFrame]]:
+    """The tables drug and radiation, each cancer -> table as text; empty where the folder has none (they are not needed for anything else)."""
+    kinds = [kind for kind in ("drug", "radiation") if any((folder / "clinical").glob(f"*clinical_{kind}_*"))]
+    return {"drug": {}, "radiation": {}} | {kind: read_patient_tables(folder, kind)[0] for kind in kinds}
+
+
+def read_patient_tables(folder: Path, kind: str = "patient") -> tuple[dict[str, pd.DataFrame], list[dict]]:
+    """Cancer -> patient table (or drug, radiation: several rows per patient) as text, and quarantine entries of damaged rows.
 
     Columns carry the name of line 1; a column that is called otherwise on line 2 stands under that name too. Of two columns with one
     name the last is used: in LUAD and LUSC that is the specific histology.
     """
     tables, quarantined = {}, []
-    for path in find_all(folder / "clinical", "*clinical_patient_*.txt"):
-        cancer = re.search(r"clinical_patient_(\w+)\.txt", path.name).group(1).upper()
+    for path in find_all(folder / "clinical", f"*clinical_{kind}_*.txt"):
+        cancer = re.search(rf"clinical_{kind}_(\w+)\.txt", path.name).group(1).upper()
         lines = read_text(path).split("\n")
         if len(lines) < 4 or "bcr_patient_barcode" not in lines[0].split("\t"):
             raise UserError(f"file {path}, line 1: no column bcr_patient_barcode. Get the {DOWNLOADS['clinical']}.")

@@ -96,7 +96,10 @@ def all_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame
         # an institution that does not say what kind its notes are is asked about all of them
         kind = rows["note_type"].map(lambda name, kinds=setting["note_types"]: name == UNKNOWN_TYPE or any(word in name for word in kinds))
         suffix = f"|{variant}" if variant else ""
-        parts.append(rows[kind.to_numpy(dtype=bool)].assign(variant=variant, example_id=lambda part, end=suffix: f"{spec['task']}|" + part["note_id"] + "|" + part["field"] + end))
+        part = rows[kind.to_numpy(dtype=bool) & rows["field"].isin(setting.get("fields", spec["fields"])).to_numpy(dtype=bool)]
+        if setting.get("says") == "stated":  # a note that states the value, and what it states, whatever the task's gold is elsewhere
+            part = part[part["evidence"].eq("stated")].assign(answer=lambda part: part["stated_value"])
+        parts.append(part.assign(variant=variant, example_id=lambda part, end=suffix: f"{spec['task']}|" + part["note_id"] + "|" + part["field"] + end))
     columns = ["example_id", "patient_id", "note_id", "task", "field", "variant", "answer", "evidence", "headline", "cancer_type", "institution", "split",
                "quote_start", "quote_end"]
     items = pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(variant="", example_id="")

@@ -248,3 +248,14 @@ def test_counts_of_the_published_files():
     counts = loaded["registry"].merge(loaded["patients"]).groupby(["field", "cancer_type"]).size()
     assert counts["gleason", "PRAD"] == pytest.approx(393, abs=5)
     assert ("gleason", "BLCA") not in counts.index
+
+
+def test_plans_come_from_the_drug_and_radiation_tables_where_there_are_any(data_dir):
+    folder = data_dir / "tcga" / "clinical" if (data_dir / "tcga").is_dir() else data_dir / "clinical"
+    assert "systemic_therapy" not in set(tcga.load(data_dir)["registry"]["field"])
+    names = ["bcr_patient_barcode", "pharmaceutical_therapy_drug_name", "pharmaceutical_tx_started_days_to"]
+    rows = [["TCGA-AA-0010", "Taxol", "20"], ["TCGA-AA-0010", "carboplatin", "20"], ["TCGA-AA-0010", "Femara", "300"], ["TCGA-AA-9999", "Taxol", "1"]]
+    text = "\n".join("\t".join(row) for row in [names, names, ["CDE_ID:"] * 3, *rows]) + "\n"
+    (folder / "nationwidechildrens.org_clinical_drug_brca.txt").write_text(text)
+    registry = tcga.load(data_dir)["registry"]
+    assert registry[registry["field"] == "systemic_therapy"].to_numpy().tolist() == [["TCGA-AA-0010", "systemic_therapy", "carboplatin + paclitaxel"]]

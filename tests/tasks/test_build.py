@@ -173,3 +173,18 @@ def test_the_field_table_counts_before_sampling(invented_run, monkeypatch):
 def test_a_missing_corpus_names_the_step(tmp_path):
     with pytest.raises(UserError, match="02_dataset_preparation"):
         read_corpus(tmp_path)
+
+
+def test_a_variant_asks_its_own_fields_and_a_stated_one_what_the_note_says():
+    spec = load_task("treatment_plan")
+    notes = pd.DataFrame({"note_id": ["a", "b", "c"], "patient_id": ["p", "p", "q"], "note_type": ["tumor board note", "tumor board note", "pathology report"],
+                          "cancer_type": "OV", "institution": "h", "split": "train", "text": "x"})  # fmt: skip
+    rows = [("p", "a", "treatment_plan", "stated", "curative | surgery | none", 0, 1, "palliative | chemotherapy | carboplatin"),
+            ("p", "b", "treatment_plan", "not_stated", None, None, None, "palliative | chemotherapy | carboplatin"),
+            ("q", "c", "systemic_therapy", "not_read", None, None, None, "carboplatin + paclitaxel"),
+            ("q", "c", "treatment_plan", "not_read", None, None, None, "the letter's own words")]  # fmt: skip
+    labels = pd.DataFrame(rows, columns=["patient_id", "note_id", "field", "evidence", "stated_value", "quote_start", "quote_end", "registry_value"])
+    stated = task_items(spec, "synthetic", notes, labels)
+    assert stated[["note_id", "field", "answer"]].to_numpy().tolist() == [["a", "treatment_plan", "curative | surgery | none"]]
+    predicted = task_items(spec, "tcga", notes, labels)
+    assert predicted[["note_id", "field", "answer", "variant"]].to_numpy().tolist() == [["c", "systemic_therapy", "carboplatin + paclitaxel", "report"]]

@@ -55,9 +55,16 @@ def test_every_allowed_answer_parses_to_itself_in_any_case(corpus, fields):
                 assert parse(written, "phenotype_extraction", field, allowed_values(field, corpus)) == value
 
 
+def test_plans_parse_in_their_own_form_only():
+    assert parse("No radiotherapy.", "treatment_plan", "radiotherapy", []) == "No radiotherapy"
+    assert parse("external beam + brachytherapy | 45 Gy | 25 fractions | primary tumour field", "treatment_plan", "radiotherapy", []).startswith("external beam + brachy")
+    assert parse("60 Gy", "treatment_plan", "radiotherapy", []) == parse("none, as far as I can see", "treatment_plan", "systemic_therapy", []) == "unparsed"
+
+
 def test_every_field_of_every_task_has_answers_or_an_open_form():
     """A closed field has allowed answers in TCGA or in the synthetic cohort; an open one parses an example of its form."""
-    example = {"diagnosis": "adenocarcinoma of the lung", "icd10": "C34", "tumor_size": "2.5 cm", "tumor_site": "left upper lobe", "treatment_plan": "curative | chemotherapy | 4 cycles"}
+    example = {"diagnosis": "adenocarcinoma of the lung", "icd10": "C34", "tumor_size": "2.5 cm", "tumor_site": "left upper lobe", "treatment_plan": "curative | chemotherapy | 4 cycles",
+               "radiotherapy": "external beam | 50.4 Gy | 28 fractions | regional site", "radiotherapy_regimen": "20 Gy in 5 fractions", "systemic_therapy": "cisplatin + gemcitabine"}  # fmt: skip
     for name in task_names():
         for field in load_task(name)["fields"]:
             if not (allowed_values(field, "tcga") or allowed_values(field, "synthetic")):
