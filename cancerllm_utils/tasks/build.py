@@ -259,7 +259,7 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
     """Writes datasets/<task>/<split>.jsonl of a run, and datasets/settings.json, from which a tuned model learns how its prompts were made.
 
     Args: tokenizer_dir, the tokenizer of the model to be tuned (the token budgets are its own); the caps count items per task and split,
-    a task's variants share them, and a task with `share_of_caps` takes that share of them; balance, whether training items go round the values of each field;
+    a task's variants share them, and a task with `share_of_caps` (training: `share_of_train`) takes that share of them; balance, whether training items go round the values of each field;
     drop_unseen_quotes, whether extraction trains only on items whose quoted words stand in the chosen sentences, so that a model is not
     taught to answer from nothing (test items stay as they are); excluded, ids of notes that no item is made of.
     Returns one row per task, variant and split: items, patients, not_stated, uncertain (dropped from extraction), unseen_quotes,
@@ -284,7 +284,9 @@ def build_datasets(run_dir: Path, corpus: str, tasks: list[str], tokenizer_dir: 
                   f"{spec['min_train_patients'][corpus]} training patients have dropped with their {len(every) - len(items)} of {len(every)} items", flush=True)
         fields[name] = [field for field in spec["fields"] if field in set(items.loc[items["split"].eq("train"), "field"])]
         variants = list(variants_of(spec, corpus))
-        capped = {split: None if cap is None else max(1, round(cap * spec.get("share_of_caps", 1))) for split, cap in caps.items()}
+        share = spec.get("share_of_caps", 1)
+        shares = dict.fromkeys(SPLITS, share) | {"train": spec.get("share_of_train", share)}
+        capped = {split: None if cap is None else max(1, round(cap * shares[split])) for split, cap in caps.items()}
         values |= {field: answers_of(spec, field, corpus, items) for field in fields[name]}
         for split in SPLITS:
             rows = []
