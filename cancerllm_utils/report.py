@@ -16,18 +16,18 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from cancerllm_utils import model_card, paths, results_files, results_json, summary
+from cancerllm_utils import model_card, paths, results_files, results_json, summary, tripod
 from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
-from cancerllm_utils.run_facts import adapters, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
+from cancerllm_utils.run_facts import adapters, anchor, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
 
 
 def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
-    """Write report/index.html and report/<notebook>.html below the run folder; returns the path of index.html.
+    """Write report/index.html, tripod_llm.html and <notebook>.html below the run folder, and results/tripod_llm.csv; returns the path of index.html.
 
     The pages load nothing and run nothing (Content-Security-Policy), so they open from disk without a network. Unless the notes are synthetic or
     report_text is set, a notebook's page that would show a passage of a note is left out, and the index says so.
@@ -54,6 +54,8 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
             del written[page]
             next(notebook for notebook in notebooks if notebook["page"] == page)["page"] = ""
     paper = summary.load_paper_values()
+    asked = tripod.checklist(run_dir)
+    tripod.write(run_dir, asked)
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
         subject=subject(cohort),
@@ -73,6 +75,8 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
         files=files_for_others(run_dir),
         notes=left_out,
     )
+    items = [row | {"places": places(row["where"], run_dir, written)} for row in asked.to_dict("records")]
+    written["tripod_llm.html"] = pages.get_template("tripod_llm.html.j2").render(shared, items=items, summary=tripod.sentence(asked), source=tripod.described()["source"])
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.html"):
@@ -144,9 +148,10 @@ def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
 
 
 def _accessible(body: str, title: str) -> str:
-    """Alternative texts for a notebook's images, which nbconvert leaves without, and header cells that say what they head."""
+    """Alternative texts for a notebook's images, which nbconvert leaves without, ids of headings to link to, and header cells that say what they head."""
     body = re.sub(r'<img(?![^>]*\balt="(?!No description))(?P<rest>[^>]*?)(?:\s*alt="[^"]*")?(?P<end>[^>]*)>',
                   lambda m: f'<img alt="Figure in {html.escape(title)}; the text around it describes it"{m["rest"]}{m["end"]}>', body)
+    body = re.sub(r"(?s)<h([1-4])>(.*?)</h\1>", lambda m: f'<h{m[1]} id="{anchor(html.unescape(re.sub(r"<[^>]*>", "", m[2])))}">{m[2]}</h{m[1]}>', body)
     header = r"<th(?![^>]*\bscope=)(?=[\s>])"
     body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: re.sub(header, '<th scope="col"', m[0]), body)
     return re.sub(header, '<th scope="row"', body)
@@ -206,11 +211,27 @@ def files_for_others(run_dir: Path) -> list[dict]:
         ("results/README.md", "what every table and column of results/ means, with units"),
         ("results/scores.csv", "every score, one number per row"),
         ("results/lm_eval", "scores in the layout of lm-evaluation-harness, one file per system"),
-        ("results/tripod_llm.csv", "the TRIPOD-LLM checklist as a table"),
+        ("report/tripod_llm.html", "the TRIPOD-LLM checklist, filled from this run"),
+        ("results/tripod_llm.csv", "the same as a table"),
         ("DATASHEET.md", "datasheet of the corpus"),
         *cards,
     ]
-    return [{"href": f"../{path}", "name": path, "text": text} for path, text in found if (run_dir / path).exists()]
+    return [{"href": f"../{path}".removeprefix("../report/"), "name": path, "text": text} for path, text in found if path.startswith("report/") or (run_dir / path).exists()]
+
+
+def places(where: str, run_dir: Path, pages: dict[str, str]) -> list[dict]:
+    """Places of a checklist's item (`notebook#heading`, `index#figure` or a file of the run) as name and href; "" where there is no such page."""
+    found = []
+    for place in where.split():
+        name, _, part = place.partition("#")
+        page = next((page for page in pages if page == f"{name}.html" or page.startswith(f"{name}.")), "")
+        if page:
+            target = re.search(rf'id="({re.escape(part)}[^"]*)"', pages[page]) if part else None  # a heading is named by its beginning
+            label = page.removesuffix(".html") + (f": {part.replace('-', ' ').replace('_', ' ')}" if len(part) < 40 else "")
+            found.append({"name": label.removesuffix(": "), "href": f"{page}#{target[1]}" if target else page})
+        else:
+            found.append({"name": name, "href": f"../{name}" if (run_dir / name).is_file() else ""})
+    return found
 
 
 def _steps(records: list[dict]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What a run's files say about it, as records, tables and sentences: read by the report, the model cards and the checklist, computed nowhere else."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,11 @@ def read_flow(run_dir: Path) -> pd.DataFrame | None:
 
 def _count(value) -> str:
     return "" if value is None or pd.isna(value) else f"{int(value):,}"
+
+
+def anchor(heading: str) -> str:
+    """The id of a heading in the report's pages: its letters and digits in lower case, joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def commits(records: list[dict]) -> str:

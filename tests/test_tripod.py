@@ -1,0 +1,139 @@
+"""The TRIPOD-LLM checklist: the published items, statuses that follow the files, links that lead somewhere."""
+
+import json
+import re
+import shutil
+import string
+
+import nbformat
+import pandas as pd
+import pytest
+
+from cancerllm_utils import model_card, paths, report, results_files, run_facts, tripod
+from tests import invented_results
+
+# Items of the main checklist and, for item 2, of the checklist for abstracts (Nature Medicine 2025;31:60-69, tables 2 and 3).
+LETTERED = {3: "ab", 5: "abcde", 6: "abcde", 7: "abcde", 8: "abc", 9: "ab", 14: "abcdef", 16: "abcd", 19: "abcdefg", 2: "abcdefghijkl"}
+PUBLISHED = [f"{number}{letter}" for number in range(1, 20) for letter in LETTERED.get(number, [""])]
+SETTINGS = {"corpus": "synthetic", "tasks": ["phenotype_extraction"], "fields": {"phenotype_extraction": ["grade", "laterality"]}, "balance": True, "not_stated_share": 0.25,
+            "prompt_hash": {"phenotype_extraction": "0123456789ab"}}  # fmt: skip
+CARD = {"base": "tiny_base", "base_revision": "sha256:abc", "training": {"tuning": "lora", "lora_r": 16, "learning_rate": 0.001, "seed": 42}, "outcome": {"steps": 50, "tokens": 9000}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = invented_results.write_run(tmp_path_factory.mktemp("runs") / "quick")
+    (run / "datasets").mkdir()
+    (run / "datasets" / "settings.json").write_text(json.dumps(SETTINGS))
+    (run / "DATASHEET.md").write_text("# Datasheet")
+    (run / "models" / "tiny_base" / "cpt-sft" / "cancerllm.json").write_text(json.dumps(CARD))
+    patients = pd.DataFrame({"patient_id": [f"p{i}" for i in range(60)], "cancer_type": ["BRCA", "LUAD", "PRAD"] * 20, "age": range(30, 90), "sex": ["female", "male"] * 30})
+    patients.to_parquet(run / "corpus" / "patients.parquet")
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(finished):
+    return tripod.checklist(finished)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "quick")
+
+
+def of(table, item):
+    return table.set_index("item").loc[item]
+
+
+def test_the_items_are_the_published_ones_in_their_order():
+    assert [item["id"] for item in tripod.described()["items"]] == PUBLISHED and len(PUBLISHED) == 60
+
+
+def test_every_item_is_answered_or_says_why_not_and_every_fact_is_used():
+    used = set()
+    for item in tripod.described()["items"]:
+        assert set(item) <= {"id", "section", "asks", "answer", "files", "where", "lacks", "without", "not_reported", "not_applicable"}, item["id"]
+        assert sum(key in item for key in ("answer", "not_reported", "not_applicable")) == 1, item["id"]
+        used |= {name for _, name, _, _ in string.Formatter().parse(item.get("answer", "")) if name}
+    assert used == set(tripod.described()["facts"])
+
+
+def test_answers_are_sentences_from_the_run(whole):
+    table = whole
+    assert list(table.columns) == tripod.COLUMNS == list(results_files.described()["files"]["tripod_llm.csv"]["own"])
+    assert "120 synthetic notes of 60 patients" in of(table, "2d")["answer"] and of(table, "2d")["status"] == "reported"
+    assert of(table, "16c")["answer"].startswith("Most frequent cancers, training patients: BRCA 33 %")
+    assert "Median age 60 (known for 60). Women 50 %" in of(table, "5b")["answer"]
+    assert "development 2020 to 2020, evaluation 2020 to 2020" in of(table, "5c")["answer"]
+    assert "50 steps over 9,000 tokens" in of(table, "6b")["answer"] and "mistral architecture, 4 layers" in of(table, "6b")["answer"]
+    assert "reaches an average F1 of 60.0 (58.0 to 62.0)" in of(table, "17")["answer"]
+    assert "the text states 210, does not state 0; 30 are uncertain" in of(table, "16a")["answer"]
+    assert of(table, "10")["status"] == "not applicable" and of(table, "14a")["status"] == "not reported"
+    assert all(table["answer"].str.len() > 0) and not table["answer"].str.contains("[{}]").any()
+
+
+@pytest.mark.parametrize("file, item, before, after", [
+    ("results/scores.csv", "2j", "reported", "not reported"), ("results/scores.csv", "17", "reported in part", "not reported"),
+    ("results/scores.csv", "3a", "reported", "reported in part"), ("corpus/notes.parquet", "2d", "reported", "not reported"),
+    ("corpus/labels.parquet", "8a", "reported", "not reported"), ("corpus/patients.parquet", "16c", "reported", "not reported"),
+    ("DATASHEET.md", "5a", "reported", "reported in part"), ("DATASHEET.md", "14e", "reported", "not reported"),
+    ("models/tiny_base/cpt-sft/cancerllm.json", "2f", "reported", "not reported"), ("datasets/settings.json", "9a", "reported", "not reported"),
+])  # fmt: skip
+def test_a_status_follows_its_file(whole, run, file, item, before, after):
+    assert of(whole, item)["status"] == before
+    (run / file).unlink()
+    row = of(tripod.checklist(run), item)
+    assert row["status"] == after and "not in this run:" in row["answer"], row["answer"]
+    assert file in row["answer"] or file.startswith("models/")
+
+
+def test_an_empty_run_ticks_only_what_no_run_is_needed_for(tmp_path):
+    table = tripod.checklist(tmp_path)
+    assert set(table.loc[table["status"] == "reported", "item"]) == {"2c", "2l", "4", "14c", "14d"}
+    assert "of 95" not in tripod.sentence(table) and tripod.sentence(table).startswith("TRIPOD-LLM, 60 items: 5 reported")
+
+
+def test_an_institutions_ethics_are_its_own_to_state(run):
+    invented_results.notes("clinic.csv").to_parquet(run / "corpus" / "notes.parquet")
+    (run / "datasets" / "settings.json").write_text(json.dumps(SETTINGS | {"corpus": "local"}))
+    row = of(tripod.checklist(run), "13")
+    assert row["status"] == "not reported" and "institution's to state" in row["answer"]
+
+
+def test_a_person_who_adjudicated_is_said(whole, run):
+    assert of(whole, "8b")["status"] == "not applicable"
+    record = json.loads((run / "records" / "01_data_exploration.json").read_text())
+    record["params"]["adjudicated_csv"] = "decided.csv"
+    (run / "records" / "01_data_exploration.json").write_text(json.dumps(record))
+    row = of(tripod.checklist(run), "8b")
+    assert row["status"] == "reported in part" and "A person decided" in row["answer"] and "is not recorded" in row["answer"]
+
+
+def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
+    template = (report.ASSETS / "index.html.j2").read_text()
+    parts = set(re.findall(r'<h2 id="([a-z]+)"', template)) | {"content"}
+    figures = set(re.findall(r'plots\w*\.save\(.*?\\"(\w+)\\"', " ".join(path.read_text() for path in paths.NOTEBOOKS.glob("*.ipynb"))))
+    for item in tripod.described()["items"]:
+        for place in item.get("where", []):
+            name, _, part = place.partition("#")
+            if name == "index":
+                assert part in parts | figures, (item["id"], place)
+            elif not name.endswith(".md"):
+                cells = [cell.source for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", 4).cells if cell.cell_type == "markdown"]
+                headings = {run_facts.anchor(line.lstrip("# ")) for cell in cells for line in cell.splitlines() if line.startswith("#")}
+                assert not part or any(heading.startswith(part) for heading in headings), (item["id"], place)
+
+
+def test_links_of_the_page_lead_to_something(run):
+    model_card.write_all(run)
+    report.build_report(run)
+    page = (run / "report" / "tripod_llm.html").read_text()
+    assert len(re.findall(r'<tr id="item-', page)) == 60 and "Nature Medicine" in page and "wording here is ours" in page
+    links = re.findall(r'<td><a href="([^"]+)"', page)
+    assert len(links) > 20
+    for link in links:
+        file, _, part = link.partition("#")
+        target = run / "report" / file
+        assert target.is_file() and (not part or f'id="{part}"' in target.read_text()), link
+    assert (run / "results" / "tripod_llm.csv").is_file() and 'href="tripod_llm.html"' in (run / "report" / "index.html").read_text()
