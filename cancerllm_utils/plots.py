@@ -26,6 +26,7 @@ HATCHES = ["", "//", "..", "xx", "\\\\"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 DASHES = ["-", "--", "-.", ":"]
 GREY = "0.5"
+FEW_QUESTIONS = 5  # a share of fewer is not drawn
 
 
 def use_theme() -> None:
@@ -258,15 +259,18 @@ def abstention(scores: pd.DataFrame, split: str | None = None) -> Figure:
 def abstention_by_field(scores: pd.DataFrame, split: str | None = None) -> Figure:
     """Right values minus false answers by field and system with 95 % intervals, one panel per task; 0 is what never or always answering reaches.
 
-    Baselines are hollow; shown are the systems that read the text (no majority) and the models' main stages.
+    Baselines are hollow; shown are the systems that read the text (no majority), the models' main stages, and fields with FEW_QUESTIONS of either kind.
     """
     split = split or main_split(scores)
-    rows = scores[(scores["metric"] == "value_minus_false") & (scores["split"] == split) & (scores["variant"] == "all") & (scores["subgroup"] == "all") & (scores["field"] != "all")]
+    rows = scores[(scores["split"] == split) & (scores["variant"] == "all") & (scores["subgroup"] == "all") & (scores["field"] != "all")]
+    stated = rows[rows["metric"] == "right_stated"].groupby(["task", "field"])["n"].max().rename("stated").reset_index()
+    rows = rows[rows["metric"] == "value_minus_false"].merge(stated, on=["task", "field"])
+    rows = rows[(rows["stated"] >= FEW_QUESTIONS) & (rows["n"] - rows["stated"] >= FEW_QUESTIONS)]
     shown = [pair for pair in system_order(rows) if pair in {("nearest", "baseline"), ("tfidf", "baseline"), ("rules", "baseline"), *main_systems(scores)}]
     rows = rows[np.array([pair in shown for pair in zip(rows["model"], rows["stage"])], dtype=bool)]
     tasks = list(dict.fromkeys(rows["task"]))
     if not tasks:
-        return empty_figure("no field has questions with and without a stated value")
+        return empty_figure(f"no field has {FEW_QUESTIONS} questions with and {FEW_QUESTIONS} without a stated value")
     fields = {task: sorted(rows.loc[rows["task"] == task, "field"].unique()) for task in tasks}
     fig, axes = new_figure(1, len(tasks), size=(3.6 + 4 * len(tasks), 1.6 + 0.2 * len(shown) * max(map(len, fields.values()))))
     style = _style(shown)
@@ -283,6 +287,7 @@ def abstention_by_field(scores: pd.DataFrame, split: str | None = None) -> Figur
         ax.axvline(0, color="0.3", linewidth=1, linestyle=":")
         n = part.groupby("field")["n"].max()
         ax.set_yticks(range(len(fields[task]))[::-1], [f"{field} (n = {int(n[field]):,})" for field in fields[task]])
-        ax.set(title=f"{task_name(task)}, {ring_name(split)}", xlabel="right values minus false answers, points (95 % interval)", xlim=(-104, 104))
+        ax.set(title=f"{task_name(task)}, {ring_name(split)}\nfields with {FEW_QUESTIONS} or more questions of either kind", xlabel="right values minus false answers, points (95 % interval)",
+               xlim=(-104, 104))
     axes[0, -1].legend(*_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

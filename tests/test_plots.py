@@ -104,3 +104,17 @@ def test_save_writes_both_files_and_keeps_the_other_captions(tmp_path):
 def test_figures_and_report_stay_free_of_torch():
     code = "import sys; import cancerllm_utils.plots, cancerllm_utils.plots_corpus, cancerllm_utils.tables, cancerllm_utils.report, cancerllm_utils.summary; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_abstention_draws_right_values_against_false_answers():
+    ax = drawn("abstention").axes[0]
+    point = next(c for c in ax.containers if c.get_label() == "tiny_base, cpt-sft")
+    assert (point[0].get_xdata()[0], point[0].get_ydata()[0]) == (20, 60)  # 50 - 60 / 2 false answers, 60 right values
+    assert "no better than never" in texts(drawn("abstention")) and "stated n = 150, not stated n = 50" in ax.get_title(loc="left")
+
+
+def test_fields_with_few_questions_of_one_kind_are_not_drawn():
+    few = SCORES.copy()
+    few.loc[(few["field"] == "grade") & (few["metric"] == "right_stated"), "n"] = 197  # of 200: three not stated
+    assert "grade (n = 200)" in texts(drawn("abstention_by_field")) and "grade (n = 200)" not in texts(plots.abstention_by_field(few))
+    assert "Majority" not in texts(drawn("abstention_by_field"))

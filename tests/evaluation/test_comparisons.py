@@ -124,6 +124,25 @@ def test_before_scoring_the_plan_says_what_can_be_found(tmp_path):
     assert plan.smallest_detectable["cpt"] == pytest.approx(stats.smallest_detectable(40, 50))
 
 
+def test_a_hybrid_is_compared_but_is_no_model_of_its_own(tmp_path):
+    levels = LEVELS | {("hybrid", "cpt-sft"): 0.95, ("hybrid-other", "cpt-sft"): 0.2, ("nearest", "baseline"): 0.2}
+    table = comparisons.run(a_run(tmp_path, examples(levels, splits=("test",))))
+    assert len(primary(table)) == 2 and set(table[table.kind == "primary"].a) == {"tiny/cpt-sft"}
+    # the hybrid of another model than the embedded one carries that model's name
+    assert not table.b.str.startswith("hybrid").any() and "nearest/baseline" in set(table.b)
+    frame = examples(levels, splits=("test",)).replace({"model": {"tiny": "tiny_base"}})
+    (tmp_path / "embedded").mkdir()
+    table = comparisons.run(a_run(tmp_path / "embedded", frame))
+    one = table[(table.a == "hybrid/cpt-sft") & (table.b == "rules/baseline") & (table.metric == "average")]
+    assert len(one) == 2 and (one.difference > 30).all() and ((table.a == "tiny_base/cpt-sft") & (table.b == "hybrid/cpt-sft")).any()
+
+
+def test_continued_pretraining_gets_a_sentence_per_task(tmp_path):
+    said = comparisons.cpt_sentences(comparisons.run(a_run(tmp_path, examples(LEVELS, splits=("test",)))))
+    assert len(said) == 2 and said[0].startswith("Does continued pre-training help? Yes: ") and "phenotype_extraction, test" in said[0]
+    assert said[1].startswith("Does it help registry prediction? tiny/cpt-sft is ahead of tiny/sft: +")
+
+
 def test_equal_systems_get_a_primary_verdict_in_at_most_5_percent_of_studies():
     rng, alpha, wrong = np.random.default_rng(1), 0.05, 0
     for _ in range(300):
@@ -139,7 +158,11 @@ def test_seed_table_by_hand():
     table = comparisons.seed_table(scores).set_index("stage")
     assert table.loc["sft", ["n", "mean", "sd", "lowest", "highest", "patients_half_width"]].tolist() == [3, 62, 2, 60, 64, 3]
     assert set(table.index) == {"sft", "sft-cf40"} and table.n["sft-cf40"] == 2
-    assert comparisons.seed_table(scores[scores.stage == "cpt-sft"]).empty
+    said = comparisons.seed_sentences(scores, comparisons.seed_table(scores))
+    assert said[0].startswith("Registry prediction, test, tiny/sft: 3 seeds reach 62.0 points on average (standard deviation 2.0, 60.0 to 64.0)") and len(said) == 2
+    alone = scores[scores.stage == "cpt-sft"]
+    assert comparisons.seed_table(alone).empty and comparisons.seed_sentences(alone, comparisons.seed_table(alone)) == [
+        "Each stage (cpt-sft) was trained with one seed: the luck of a training run is in no interval here."]
 
 
 def test_a_file_with_a_piece_missing_is_refused(tmp_path):
