@@ -77,7 +77,8 @@ def test_the_same_command_continues_and_ends_with_a_report(finished):
 
 def test_every_system_is_scored_on_every_ring_and_task(finished):
     scores = pd.read_csv(finished["run"] / "results" / "scores.csv")
-    systems = {("tiny_base", "base"), ("tiny_base", "sft"), ("tiny_base", "cpt-sft"), ("majority", "baseline"), ("majority_by_cancer", "baseline"), ("tfidf", "baseline"), ("rules", "baseline")}
+    systems = {("tiny_base", "base"), ("tiny_base", "sft"), ("tiny_base", "cpt-sft"), ("hybrid", "sft"), ("hybrid", "cpt-sft"),
+               *((name, "baseline") for name in ("majority", "majority_by_cancer", "nearest", "tfidf", "rules"))}
     assert systems <= set(zip(scores["model"], scores["stage"]))
     for ring in ("test", "external_site", "external"):
         assert {"phenotype_extraction", "registry_prediction", "diagnosis_generation"} == set(scores.loc[scores["split"] == ring, "task"])
