@@ -154,32 +154,63 @@ def candidate_tokens(tokenizer, prompt: str, candidate: str) -> list[int]:
     return whole[len(before) :] + [tokenizer.eos_token_id]
 
 
+def packed(tails: list[list[int]], room: int) -> list[list[int]]:
+    """Numbers of the candidates that go through the model together, side by side behind every prompt: up to `room` tokens, at least one candidate."""
+    groups, used = [], 0
+    for number, tail in enumerate(tails):
+        used += len(tail) - 1
+        if not groups or used > room:
+            groups.append([])
+            used = len(tail) - 1
+        groups[-1].append(number)
+    return groups
+
+
+def side_by_side(mask: torch.Tensor, tails: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """For candidates in one row: (who may look at whom [batch, 1, tokens, columns + tokens], steps after the prompt [tokens]).
+
+    mask: [batch, columns] of the prompts. Every candidate sees the prompt and its own tokens up to each of them, and no other candidate.
+    """
+    lengths = torch.tensor([len(tail) - 1 for tail in tails], device=mask.device)
+    of = torch.repeat_interleave(torch.arange(len(tails), device=mask.device), lengths)
+    steps = torch.cat([torch.arange(len(tail) - 1, device=mask.device) for tail in tails])
+    own = (of[:, None] == of) & (steps[:, None] >= steps)
+    batch = mask.bool()[:, None, None, :].expand(-1, 1, len(of), -1)
+    return torch.cat([batch, own.expand(len(mask), 1, -1, -1)], -1), steps
+
+
 @torch.inference_mode()
 def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> list[dict]:
     """The likeliest of `candidates` after each prompt of one batch, by summed log-probability of its tokens and the end token.
 
-    The prompts run through the model once; every candidate is scored on their shared key-value cache. Returns prediction, new_tokens (tokens
-    of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats), candidate_tokens (end token included).
+    The prompts run through the model once; the candidates are scored on their shared key-value cache, several at a time. Returns prediction, new_tokens
+    (tokens of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats), candidate_tokens (end token
+    included).
     """
     begun = time.monotonic()
     # "### Response:\n" closes every prompt, so the candidates' tokens are the same after each of them
     tails = [candidate_tokens(tokenizer, prompts[0], candidate) for candidate in candidates]
+    rows, device = token_rows(model, tokenizer, prompts, max(map(len, tails))), model.device
+    window = model.config.get_text_config().to_dict().get("sliding_window")
+    # a model with a window takes one candidate at a time: the mask of several would hide the window from it
+    groups = [[number] for number in range(len(tails))] if window else packed(tails, max(1, CHUNK_TOKENS[device.type] // len(prompts)))
     scores = torch.empty(len(prompts), len(candidates))
     with arithmetic(model):
-        room = max(map(len, tails))
-        read = read_prompts(model, tokenizer, token_rows(model, tokenizer, prompts, room), room)
+        read = read_prompts(model, tokenizer, rows, max(sum(len(tails[i]) - 1 for i in group) for group in groups))
         first, columns = read["logits"].float().log_softmax(-1), read["columns"]
-        for column, tail in enumerate(tails):
-            ids = torch.tensor(tail, device=model.device)
-            steps = torch.arange(len(tail) - 1, device=model.device)
-            score = first[:, ids[0]]
-            if len(tail) > 1:
-                out = model(input_ids=ids[:-1].expand(len(prompts), -1), attention_mask=read["mask"][:, : columns + len(steps)],
-                            position_ids=read["lengths"] + steps, past_key_values=read["cache"], use_cache=True)
-                score = score + out.logits.float().log_softmax(-1)[:, steps, ids[1:]].sum(1)
-                for layer in read["cache"].layers:
-                    layer.show(columns)
-            scores[:, column] = score.cpu()
+        prompt_mask = read["mask"][:, :columns]
+        for group in groups:
+            ids = torch.tensor([token for i in group for token in tails[i][:-1]], device=device)
+            targets = torch.tensor([token for i in group for token in tails[i][1:]], device=device)
+            mask, steps = side_by_side(prompt_mask, [tails[i] for i in group])
+            mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompts), len(ids))], 1) if window else mask
+            out = model(input_ids=ids.expand(len(prompts), -1), attention_mask=mask, position_ids=read["lengths"] + steps, past_key_values=read["cache"], use_cache=True)
+            for layer in read["cache"].layers:
+                layer.show(columns)
+            logits = out.logits.float()
+            found = logits.gather(2, targets.expand(len(prompts), -1)[..., None])[..., 0] - logits.logsumexp(-1)
+            for i, part in zip(group, found.split([len(tails[i]) - 1 for i in group], dim=1), strict=True):
+                scores[:, i] = (first[:, tails[i][0]] + part.sum(1)).cpu()
     seconds = round((time.monotonic() - begun) / len(prompts), 5)
     lengths = list(map(len, tails))
     return [{"prediction": candidates[best], "new_tokens": lengths[best], "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist(), "candidate_tokens": lengths}

@@ -148,20 +148,29 @@ def test_a_prompt_that_leaves_no_room_is_refused(tiny):
         generation.generate(*tiny, ["lung " * 600], max_new_tokens=5)
 
 
-def test_ranking_equals_the_likelihood_of_each_whole_sequence(tiny):
+@pytest.mark.parametrize(("chunk", "window"), [(1024, None), (60, None), (1, None), (1024, 24)], ids=["side by side", "some at a time", "one at a time", "sliding window"])
+def test_ranking_equals_the_likelihood_of_each_whole_sequence(tiny, monkeypatch, chunk, window):
     model, tokenizer = tiny
-    candidates = ["Right", "Left", "not stated"]
+    monkeypatch.setattr(decoding, "CHUNK_TOKENS", {"cpu": chunk, "cuda": chunk})
+    monkeypatch.setattr(model.config, "sliding_window", window)
+    candidates = ["Right", "Left", "not stated", "a tumor of the right lung"]
     answers = generation.rank_answers(model, tokenizer, PROMPTS[:5], candidates, batch_size=5)
     for prompt, answer in zip(PROMPTS[:5], answers, strict=True):
-        expected = []
+        expected, lengths = [], []
         for candidate in candidates:
             ids = tokenizer(prompt + candidate)["input_ids"] + [tokenizer.eos_token_id]
             n = len(tokenizer(prompt)["input_ids"])
             with torch.no_grad():
                 log_probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
             expected.append(sum(log_probs[i - 1, ids[i]].item() for i in range(n, len(ids))))
-        assert answer["log_probs"] == pytest.approx(expected, abs=1e-3)
+            lengths.append(len(ids) - n)
+        assert answer["log_probs"] == pytest.approx(expected, abs=1e-3) and answer["candidate_tokens"] == lengths
         assert answer["prediction"] == candidates[expected.index(max(expected))]
+
+
+def test_candidates_are_packed_whole_and_in_order():
+    tails = [[1] * n for n in (4, 4, 9, 2, 2, 2)]
+    assert decoding.packed(tails, 6) == [[0, 1], [2], [3, 4, 5]] and decoding.packed(tails, 1) == [[0], [1], [2], [3], [4], [5]]
 
 
 def test_fp32_answers_do_not_change_with_the_batch_size(tiny):
