@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from cancerllm_utils import paths
+from cancerllm_utils import paths, results_files
 
 STEPS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "08_efficiency", "00_summary"]
 SMALL = {
@@ -73,6 +73,14 @@ def test_the_same_command_continues_and_ends_with_a_report(finished):
     assert "01_data_exploration" not in again.stdout.split("steps to run:")[1].splitlines()[0], "what was finished is not run again"
     assert "The report: file://" in again.stdout and (finished["run"] / "report" / "index.html").stat().st_size > 10_000
     assert again.stdout.count("What looks like an identifier in") == 1, "the report is written once, after the summary"
+
+
+def test_results_can_be_read_by_others(finished):
+    run = finished["run"]
+    assert results_files.undescribed(run) == [], "describe new columns in results_files.yaml"
+    assert (run / "results" / "README.md").is_file() and (run / "report" / "tripod_llm.html").is_file() and (run / "models" / "tiny_base" / "cpt-sft" / "README.md").is_file()
+    body = json.loads(next((run / "results" / "lm_eval" / "tiny_base__cpt-sft").glob("results_*.json")).read_text())
+    assert body["results"]["phenotype_extraction_test"]["average,paper"] >= 0 and all(body["task_hashes"].values()) and all(body["prompt_hashes"].values())
 
 
 def test_every_system_is_scored_on_every_ring_and_task(finished):

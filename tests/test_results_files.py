@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils import results, results_files, results_json
+from cancerllm_utils.evaluation import comparisons, plans, rings, subgroups, unparsed
 from cancerllm_utils.tasks import task
 from tests import invented_results
 
@@ -101,8 +102,11 @@ def test_every_description_has_what_and_unit_and_every_shared_column_is_used():
         assert set(entry) <= {"what", "by", "columns", "own"} and not set(entry["columns"]) & set(entry.get("own", {}))
 
 
-@pytest.mark.parametrize("file, columns", [("scores.csv", results.SCORE_COLUMNS), ("cpt.csv", results.CPT_COLUMNS), ("training.csv", results.TRAINING_COLUMNS)])
-def test_the_shared_columns_are_described_in_their_own_order(file, columns):
+@pytest.mark.parametrize("file, columns", [
+    ("scores.csv", results.SCORE_COLUMNS), ("cpt.csv", results.CPT_COLUMNS), ("training.csv", results.TRAINING_COLUMNS), ("comparisons.csv", comparisons.COLUMNS),
+    ("ring_drop.csv", rings.COLUMNS), ("subgroups.csv", subgroups.COLUMNS), ("plans.csv", plans.COLUMNS), ("unparsed.csv", unparsed.COLUMNS),
+])  # fmt: skip
+def test_no_more_and_no_less_than_a_tables_columns_are_described(file, columns):
     assert all(results_files.meaning(file, column) for column in columns)
     entry = results_files.described()["files"][file]
     assert set(entry["columns"]) | set(entry.get("own", {})) == set(columns)
