@@ -24,9 +24,10 @@ BEFORE = {
     "04_instruction_tuning": ("02_dataset_preparation", "03_continued_pretraining"),
     "05_prediction": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
     "05b_contamination": ("02_dataset_preparation", "03_continued_pretraining"),
+    "02b_treatment_plans": ("02_dataset_preparation", "05_prediction"),
     "06_evaluation": ("05_prediction",),
-    "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
     "06b_independent_cohort": ("06_evaluation",),
+    "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),

@@ -14,6 +14,7 @@ from cancerllm_utils.corpus import drugs, radiotherapy
 from cancerllm_utils.evaluation import classes, score, stats
 from cancerllm_utils.evaluation.metrics import UNPARSED
 from cancerllm_utils.results import SCORE_COLUMNS
+from cancerllm_utils.summary import RINGS, model_name, ring_name, system_order
 
 TASK, YARDSTICK = "treatment_plan", "majority_by_cancer"
 COLUMNS = [*SCORE_COLUMNS, "gain", "gain_low", "gain_high", "versus"]
@@ -162,4 +163,28 @@ def score_plans(run_dir: str | Path, n_resamples: int = 1000, seed: int = 0) -> 
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     (run_dir / "results").mkdir(parents=True, exist_ok=True)
     score.write_whole(run_dir / "results" / "plans.csv", lambda file: table.to_csv(file, index=False, float_format="%.6f"))
+    for split in splits(table):
+        score.append_ledger(run_dir, split, "score_plans")
     return table
+
+
+def splits(scores: pd.DataFrame) -> list[str]:
+    """The test sets of a score table, in the order of the rings."""
+    return sorted(set(scores["split"]), key=lambda split: (list(RINGS).index(split.split("+")[0]), split))
+
+
+def table(scores: pd.DataFrame, gain: bool) -> pd.DataFrame:
+    """For the eye: a row per test set, field and system, a column per metric, "score [95 % interval]"; with gain the difference to majority_by_cancer instead."""
+    value, low, high = ("gain", "gain_low", "gain_high") if gain else ("f1", "f1_low", "f1_high")
+    rows = scores.dropna(subset=[value])
+    sign = "+" if gain else ""
+    cells = [f"{a:{sign}.1f} [{b:{sign}.1f}, {c:{sign}.1f}]" for a, b, c in zip(rows[value], rows[low], rows[high])]
+    order = {system: place for place, system in enumerate(system_order(rows))} if len(rows) else {}
+    rows = rows.assign(cell=cells, place=[order[system] for system in zip(rows["model"], rows["stage"])], ring=[splits(rows).index(split) for split in rows["split"]])
+    wide = rows.pivot_table(index=["ring", "split", "field", "place", "model", "stage"], columns="metric", values="cell", aggfunc="first", sort=False)
+    wide = wide.sort_index(level=["ring", "field", "place"]).reset_index()
+    wide.insert(0, "test set", wide["split"].map(ring_name))
+    wide.insert(2, "system", [model_name(*system) for system in zip(wide["model"], wide["stage"])])
+    named = rows.groupby(["split", "field"])["n"].max()
+    wide.insert(3, "n", [named[key] for key in zip(wide["split"], wide["field"])])
+    return wide.drop(columns=["ring", "split", "place", "model", "stage"]).fillna("").rename_axis(None, axis=1)
