@@ -222,6 +222,17 @@ def test_several_models_name_their_jobs_and_need_only_their_own(tmp_path):
     assert params.jobs(str(tmp_path / "mine.yaml"), {"study": {"models": ["tiny_base"]}})["03_continued_pretraining.cpt.tiny_base"]["stage"] == "cpt"
 
 
+def test_the_contamination_probe_runs_where_it_is_named_and_once_per_model(tmp_path):
+    assert not [job for job in params.jobs("quick") if job.startswith(params.CONTAMINATION)] and not [job for job in params.jobs("ablation") if job.startswith(params.CONTAMINATION)]
+    jobs = params.jobs("contamination")
+    assert jobs["05b_contamination"]["stages"] == ["base", "cpt"] and params.needs("05b_contamination", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
+    steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 05b_contamination]"
+    jobs = made(tmp_path, f"study: {{{steps}, models: {{tiny_base: [cpt-sft], tiny_llama: [sft]}}}}\n")
+    assert jobs["05b_contamination.tiny_base"]["stages"] == ["base", "cpt"] and jobs["05b_contamination.tiny_llama"]["stages"] == ["base"]
+    assert params.needs("05b_contamination.tiny_base", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt.tiny_base"]
+    assert params.needs("05b_contamination.tiny_llama", jobs) == ["02_dataset_preparation"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
