@@ -134,14 +134,14 @@ def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
 
 # ---- from a study to jobs --------------------------------------------------------------------------------------------------------
 
-TEN = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft",
-        "05_prediction", "06_evaluation", "06b_independent_cohort", "00_summary", "A1_tiny_base"]
+JOBS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft",
+        "05_prediction", "02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "00_summary", "A1_tiny_base"]
 
 
 @pytest.mark.parametrize("name", ["quick", "tcga", "paper"])
 def test_a_profile_without_a_study_runs_each_notebook_once_and_04_per_stage(name):
     jobs = params.jobs(name)
-    assert [job for job in jobs if job != "08_efficiency"] == TEN, "the names of the success marks of existing runs"
+    assert [job for job in jobs if job != "08_efficiency"] == JOBS, "the names of the success marks of existing runs"
     assert jobs["05_prediction"]["stages"] == ["base", "sft", "cpt-sft"]
     assert params.needs("04_instruction_tuning.sft", jobs) == ["02_dataset_preparation"]
     assert params.needs("04_instruction_tuning.cpt-sft", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
