@@ -26,6 +26,7 @@ TASKS = {
     "registry_details": "Registry details",
     "stage_from_tnm": "Stage group",
     "icd10_coding": "ICD-10 coding",
+    "treatment_plan": "Treatment plan",
 }
 RINGS = {
     "train": "training patients",
@@ -277,7 +278,7 @@ def leaderboard_table(scores: pd.DataFrame, synthetic: bool = False, comparisons
 def _paired(comparisons: pd.DataFrame, system: tuple[str, str], task: str, split: str) -> str:
     """The paired differences in average F1 of the language models to one system, in words, the model named where there are several; "" where none was tested."""
     rows = comparisons[comparisons["b"].eq("/".join(system)) & comparisons["task"].eq(task) & comparisons["split"].eq(split) & comparisons["metric"].eq("average")]
-    rows = rows[~rows["a"].map(is_hybrid).astype(bool)].dropna(subset=["difference"]).drop_duplicates("a")
+    rows = rows[~rows["a"].astype(str).str.split("/").str[0].map(is_hybrid).astype(bool)].dropna(subset=["difference"]).drop_duplicates("a")
     several = rows["a"].nunique() > 1
     return "; ".join(f"{row.a + ': ' if several else ''}{signed(row.difference)} ({signed(row.low)} to {signed(row.high)}{'' if row.p_holm <= ALPHA else ', not told apart'})" for row in rows.itertuples())
 

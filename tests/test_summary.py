@@ -138,3 +138,22 @@ def test_the_eight_phenotypes_all_have_synthetic_gold():
     sources = summary.phenotype_sources()
     assert len(sources) == 8 and sources["field there"].is_unique
     assert sources.set_index("phenotype").loc["tumour size", "fields there"] == "none"
+
+
+def test_leaderboard_says_how_the_tuned_model_stands_to_each_system():
+    pairs = [("tiny_base/cpt-sft", "tfidf/baseline", 15.0, 10.0, 20.0, 0.01), ("hybrid/cpt-sft", "tfidf/baseline", 30.0, 25.0, 35.0, 0.01), ("tiny_base/cpt-sft", "tiny_base/sft", 5.0, -1.0, 11.0, 0.2)]
+    paired = pd.DataFrame([{"a": a, "b": b, "task": "phenotype_extraction", "split": "test", "metric": "average", "difference": d, "low": low, "high": high, "p_holm": p}
+                           for a, b, d, low, high, p in pairs])
+    rows = summary.leaderboard_table(SCORES, True, paired).set_index(["task", "system"])["the tuned model against it"]
+    assert rows["Phenotype extraction", "TF-IDF + logistic regression"] == "+15.0 (+10.0 to +20.0)"
+    assert rows["Phenotype extraction", "tiny_base, sft"] == "+5.0 (\N{MINUS SIGN}1.0 to +11.0, not told apart)"
+    assert rows["Diagnosis generation", "tiny_base, sft"] == "" and (summary.leaderboard_table(SCORES, True, paired.head(0))["the tuned model against it"] == "").all()
+    several = pd.concat([paired, paired.head(1).assign(a="other/cpt-sft")])
+    assert summary.leaderboard_table(SCORES, True, several).iloc[2]["the tuned model against it"].startswith("tiny_base/cpt-sft: +15.0 (+10.0 to +20.0); other/cpt-sft: ")
+
+
+def test_a_hybrid_has_a_name_and_is_no_language_model():
+    assert summary.hybrid_name("tiny_base") == "hybrid" and summary.hybrid_name("mistral-7b-v0.1") == "hybrid-mistral-7b-v0.1"
+    assert summary.model_name("hybrid", "sft") == "Rules, else tiny_base, sft" and summary.model_name("hybrid-mistral-7b-v0.1", "sft") == "Rules, else mistral-7b-v0.1, sft"
+    scores = pd.concat([SCORES[SCORES["stage"].eq("cpt-sft")].assign(model="hybrid"), SCORES])
+    assert summary.main_systems(scores) == [("tiny_base", "cpt-sft")] and summary.system_order(scores)[-1] == ("hybrid", "cpt-sft")

@@ -220,7 +220,7 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     Raises UserError when there is nothing to score or a file breaks its contract; then nothing is written.
     """
     run_dir = Path(run_dir)
-    paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"))
+    paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"), key=lambda path: (path.name, path))  # task by task
     if not paths:
         raise UserError(f"folder {run_dir / 'predictions'}: there are no predictions. Run 05_prediction first.")
     datasets, rows, examples, splits, of_classes = {}, [], [], [], []

@@ -50,7 +50,7 @@ def class_overview(run_dir: str | Path, scores: pd.DataFrame) -> pd.DataFrame:
             kappa = one_row(scores, model=model, stage=stage, task=task, split=main_split(scores), field=field, variant="all", subgroup="all", metric="kappa_quadratic")
             out.append({
                 "task": task_name(task), "field": field, "system": model_name(model, stage), "n": int(rows.loc["accuracy", "n"]), "accuracy": round(rows.loc["accuracy", "f1"], 1),
-                "macro F1": points_text(rows.loc["macro"]), "weakest class": f"{weakest}: recall {single.loc[weakest, 'recall']:.0f} of {int(single.loc[weakest, 'n'])}",
+                "macro F1": points_text(rows.loc["macro"]), "weakest class": f"{weakest}: {single.loc[weakest, 'recall']:.0f} % of {int(single.loc[weakest, 'n'])} found",
                 "kappa": "" if kappa is None else f"{points_text(kappa)}, n = {int(kappa['n']):,}",
             })  # fmt: skip
     return pd.DataFrame(out, columns=["task", "field", "system", "n", "accuracy", "macro F1", "weakest class", "kappa"])

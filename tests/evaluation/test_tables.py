@@ -31,4 +31,4 @@ def test_each_closed_field_names_its_weakest_class(tmp_path):
                                     f1=61.0, f1_low=50.0, f1_high=70.0, n=108)
     found = tables.class_overview(tmp_path, pd.concat([SCORES, kappa]))
     assert found.to_dict("records") == [{"task": "Phenotype extraction", "field": "grade", "system": "tiny_base, cpt-sft", "n": 110, "accuracy": 88.0, "macro F1": "60.3 (55.3 to 65.3)",
-                                         "weakest class": "Low: recall 20 of 10", "kappa": "61.0 (50.0 to 70.0), n = 108"}]
+                                         "weakest class": "Low: 20 % of 10 found", "kappa": "61.0 (50.0 to 70.0), n = 108"}]
