@@ -22,6 +22,8 @@ PREDICTED = reading_registry.PREDICTED      # further fields of the registry: pr
 FIELD_VALUES = {field: list(entry["values"]) for field, entry in (FIELDS | PREDICTED).items()}
 FIELD_VALUES["histology"] = [group for group in HISTOLOGY["groups"] if group not in ("renal cell carcinoma", "mixed carcinoma")]
 SYNTHETIC_FIELD_VALUES = {field: list(entry["values"] or []) for field, entry in SYNTHETIC_FIELDS.items()}
+RULED = set(RULES) | set(reading_registry.RULES)      # fields on which `read` can tell a value
+SYNTHETIC_RULED = set(SYNTHETIC_FIELD_VALUES) | {"stage_ajcc", "stage_figo"}      # the same for `read_synthetic`
 SCHEMES = VOCABULARY["grade"]["scheme_names"]
 
 

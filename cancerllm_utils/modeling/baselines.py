@@ -222,7 +222,7 @@ def rule_answers(spec: dict, sets: dict, common: dict, texts: dict[str, str], co
     """
     from ..corpus import labels as rules  # compiles every pattern: only where rules are asked
 
-    known = set(rules.SYNTHETIC_FIELD_VALUES if corpus == "synthetic" else rules.RULES)
+    known = rules.SYNTHETIC_RULED if corpus == "synthetic" else rules.RULED
     if spec["gold"] == "stated_value" and corpus != "synthetic":
         return {}, {}, "the labels' source, not ranked"
     if not known & set(spec["fields"]):

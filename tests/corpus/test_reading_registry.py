@@ -68,5 +68,6 @@ def test_a_synthetic_note_finds_its_table_by_the_organ(text, group):
 
 
 def test_predicted_fields_are_no_labels():
+    assert {"stage_ajcc", "pM", "pT"} <= labels.RULED and "icd10" not in labels.RULED and {"stage_figo", "icd10"} <= labels.SYNTHETIC_RULED
     assert not set(labels.PREDICTED) & set(labels.FIELDS) and set(reading_registry.RULES) <= set(labels.PREDICTED)
     assert "stage_ajcc" not in labels.read_all("pT1 pN0", "LUAD") and labels.FIELD_VALUES["stage_figo"] == ["I", "II", "III", "IV"]
