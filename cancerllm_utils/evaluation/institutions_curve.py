@@ -185,7 +185,7 @@ def sentences(curve: pd.DataFrame, metric: str = "average") -> list[str]:
             gain = last["mean"] - first["mean"]
             text = (f"{task_name(task)}, {BASELINES.get(model, model_name(model, stage))}, {design}"
                     + (f" ({first['patients']:,.0f} at every step)" if design == EQUAL else "") + f": {first['mean']:.1f} points of {METRIC_NAMES[metric]} on "
-                    f"{ring_name(curve['split'].iloc[0])} from {first['n_institutions']} training institution{'s' * (first['n_institutions'] > 1)}, "
+                    f"{ring_name(curve['split'].iloc[0])} from {first['n_institutions']} training institution{'' if first['n_institutions'] == 1 else 's'}, "
                     f"{last['mean']:.1f} from {last['n_institutions']} ({signed(gain)}). ")
             spread = (part["highest"] - part["lowest"]).iloc[0]
             if gain > spread > 0 or (gain > 0 and not spread):

@@ -73,7 +73,7 @@ def continue_pretraining(
 def instruction_tune(
     run_dir, model: str, stage: str = "cpt-sft", tasks: list[str] = ("phenotype_extraction",), preset: str = "paper", tuning: str = "lora", lora_r: int = 0,
     lora_alpha: int = 0, lora_dropout: float = -1.0, target_modules: str | list[str] = "", completion_only_loss: bool = True,
-    train_on_eos: bool = True, learning_rate: float = 2e-4, num_train_epochs: float = 5.0, max_examples: int = 0, max_tokens: int = 0,
+    train_on_eos: bool = True, learning_rate: float = 2e-4, num_train_epochs: float = 5.0, max_examples: int = 0, max_tokens: int = 0, max_institutions: int = 0,
     max_eval_examples: int = 64, per_device_train_batch_size: int = 1, gradient_accumulation_steps: int = 4, max_length: int = 1024,
     packing: bool = False, warmup_ratio: float = 0.03, weight_decay: float = 0.0, max_grad_norm: float = 0.3,
     lr_scheduler_type: str = "linear", optim: str = "adamw_torch", gradient_checkpointing: bool = False, load_in_4bit: bool = False,
@@ -86,7 +86,8 @@ def instruction_tune(
     stage: `sft…` starts from the base; `cpt-sft…` from the CPT stage `cpt_stage` of the same run, merged in fp32 under a fresh adapter
     (preset `paper`) or its adapter continued (preset `released`); with tuning full the preset only names the run. lora_r, lora_alpha 0,
     lora_dropout -1 and target_modules "" mean the preset's value. completion_only_loss=False with train_on_eos=False is what the released
-    code trains. max_examples and max_tokens (seen in all, epochs included) limit the training rows, 0 is no limit; train_split names another
+    code trains. max_examples and max_tokens (seen in all, epochs included) limit the training rows, 0 is no limit; max_institutions:
+    examples of so many training institutions only (training_data.of_first_institutions); train_split names another
     training file, such as train+cf40. general_text, general_tokens: general text whose loss is measured before and after, for forgetting.
     Writes models/<model>/<stage>/ and the rows of this stage in results/learning_curve.csv (model, stage, step, tokens, loss, dev_loss),
     training.csv and, for the general text, cpt.csv.
@@ -201,6 +202,7 @@ def tuning_rows(run_dir: Path, split: str, tokenizer, settings: dict) -> tuple[l
     """
     how = {"completion_only_loss": settings["completion_only_loss"], "train_on_eos": settings["train_on_eos"]}
     read = {task: training_data.read_examples(run_dir, [task], split) for task in settings["tasks"]}
+    read = training_data.of_first_institutions(read, 0 if split == "dev" else settings["max_institutions"])
     examples = [example for rows in read.values() for example in rows]
     by_id = {example["example_id"]: example for example in examples}
     assert len(by_id) == len(examples), "duplicate example ids"

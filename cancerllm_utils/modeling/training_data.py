@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.tasks.task import model_prompt
+from cancerllm_utils.tasks.task import hash_order, model_prompt
 
 IGNORED = -100  # the label of a token that carries no loss
 CHUNK = 1000  # notes that are tokenised at once
@@ -99,6 +99,20 @@ def read_examples(run_dir: Path, tasks: list[str], split: str) -> list[dict]:
             raise UserError(f"file {path}: missing. Run notebook 02_dataset_preparation with task {task} first.")
         rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return rows
+
+
+def of_first_institutions(read: dict[str, list[dict]], max_institutions: int) -> dict[str, list[dict]]:
+    """The examples of each task that come from the first institutions (0: all), in an order that their names alone decide: fewer are part of more.
+
+    Raises UserError where the examples name fewer institutions.
+    """
+    if not max_institutions:
+        return read
+    names = sorted({row["institution"] for rows in read.values() for row in rows if row["institution"]}, key=lambda name: hash_order(0, f"institution {name}"))
+    if len(names) < max_institutions:
+        raise UserError(f"max_institutions {max_institutions}: the training examples come from {len(names)} institutions. Lower it, or set 0 for all.")
+    chosen = set(names[:max_institutions])
+    return {task: [row for row in rows if row["institution"] in chosen] for task, rows in read.items()}
 
 
 def example_rows(examples: list[dict], tokenizer, max_length: int, completion_only_loss: bool = True, train_on_eos: bool = True) -> list[dict]:
