@@ -13,6 +13,7 @@ from cancerllm_utils import run_facts, summary
 from cancerllm_utils.corpus import datasheet
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import PACKAGE, ROOT
+from cancerllm_utils.tasks import task
 
 # The hub's own names of the licences in models.yaml; any other stands as `other` with its name. https://huggingface.co/docs/hub/repositories-licenses
 LICENCES = {"Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0", "CC": "cc", "OpenRAIL": "openrail", "Llama 2 Community License": "llama2",
@@ -45,7 +46,7 @@ def write(run_dir: str | Path, model: str, stage: str) -> Path:
         ("Intended use", ["Research on extracting phenotypes and diagnoses from oncology notes, and as a starting point for tuning on notes of one's own. "
                           "Meant for researchers who can read a result table; a person must check every answer that anything depends on."]),
         ("Out of scope", [f"{datasheet.prose()['any']['not_for']} Notes in languages other than English, and questions other than those of the tasks below."]),
-        ("Training data", training_data(run_dir, cohort, results["silver"])),
+        ("Training data", training_data(run_dir, cohort, results["silver"], card.get("tasks", []))),
         ("Training procedure", procedure(card, entry)),
         ("Energy and time", [energy(run_dir, model, stage)]),
         ("Evaluation", evaluation(results, scores, model, stage)),
@@ -108,15 +109,14 @@ def about(run_dir: Path, model: str, stage: str, entry: dict, card: dict) -> lis
     return out
 
 
-def training_data(run_dir: Path, cohort: dict, silver: bool) -> list[str]:
+def training_data(run_dir: Path, cohort: dict, silver: bool, tasks: list[str]) -> list[str]:
     """What the notes are, how many, under which terms, what the labels are."""
     prose = datasheet.prose()["corpora"].get("synthetic" if cohort["synthetic"] else cohort["corpus"])
     counted = run_facts.cohort_sentences(cohort, None)
     if prose is None:
         return counted or ["Not recorded."]
-    out = [f"{prose['instances']} {prose['why']}", *counted, f"Labels: {prose['gold']}", f"Licence of the notes: {prose['licence']} {prose['share']}"]
-    if silver:
-        out.append("No patient has a label: the gold of this run is what the reading rules find.")
+    labels = [task.label_source(task.load_task(name), cohort["corpus"], silver) for name in tasks if name in task.task_names()]
+    out = [f"{prose['instances']} {prose['why']}", *counted, "\n".join(f"- {line}" for line in labels) or f"Labels: {prose['gold']}", f"Licence of the notes: {prose['licence']} {prose['share']}"]
     if (run_dir / "DATASHEET.md").is_file():
         out.append("The run's `DATASHEET.md` has every count.")
     return out

@@ -80,7 +80,7 @@ def system_json(run_dir: Path, found: dict, model: str, stage: str) -> dict:
         "config": model_config(model, stage, card, record, list(decoding.values())),
         "git_hash": record.get("commit", ""), "date": moment(record), "pretty_env_info": environment(record), "transformers_version": versions.get("transformers", ""),
         "lm_eval_version": f"layout of {LAYOUT}; scored by cancerllm_utils, not by the harness", "upper_git_hash": None,
-        "model_source": "baseline" if stage == "baseline" else "hf", "model_name": f"{model}/{stage}", "model_name_sanitized": f"{model}__{stage}",
+        "model_source": kind(model, stage), "model_name": f"{model}/{stage}", "model_name_sanitized": f"{model}__{stage}",
         "system_instruction": None, "system_instruction_sha": None, "fewshot_as_multiturn": None, "chat_template": None, "chat_template_sha": None,
         "total_evaluation_time_seconds": str(record.get("seconds", "")), "stderr_from": "half the width of the 95 % interval, divided by 1.96",
     }  # fmt: skip
@@ -151,14 +151,19 @@ def models() -> dict:
     return yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8"))
 
 
+def kind(model: str, stage: str) -> str:
+    """What answered: hf (a language model), baseline, or hybrid (rules where they are sure, the model elsewhere)."""
+    return "baseline" if stage == "baseline" else "hybrid" if summary.is_hybrid(model) else "hf"
+
+
 def model_config(model: str, stage: str, card: dict, record: dict, decodings: list[dict]) -> dict:
     """The harness's `config`: which weights, how they were asked, with which seed and how many resamples."""
     entry = models().get(model, {})
-    parts = [] if stage == "baseline" else [f"pretrained={entry.get('hub_id', model)}", *([f"peft=models/{model}/{stage}"] if card else [])]
+    parts = [] if kind(model, stage) != "hf" else [f"pretrained={entry.get('hub_id', model)}", *([f"peft=models/{model}/{stage}"] if card else [])]
     common = {key: value for key, value in (decodings[0] if decodings else {}).items() if all(other.get(key) == value for other in decodings)}
     seed = record.get("seed")
     return {
-        "model": "baseline" if stage == "baseline" else "hf", "model_args": ",".join(parts), "model_dtype": card.get("precision", common.get("precision", "")),
+        "model": kind(model, stage), "model_args": ",".join(parts), "model_dtype": card.get("precision", common.get("precision", "")),
         "model_revision": card.get("base_revision", entry.get("revision", "")), "model_sha": card.get("adapter_sha256", ""), "batch_size": str(common.get("batch_size", "")),
         "batch_sizes": [], "device": record.get("device", ""), "use_cache": None, "limit": None, "bootstrap_iters": record.get("params", {}).get("n_resamples"),
         "gen_kwargs": common, "random_seed": seed, "numpy_seed": seed, "torch_seed": seed, "fewshot_seed": None,

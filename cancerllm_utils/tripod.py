@@ -227,8 +227,11 @@ def of_scores(run_dir: Path, results: dict, cohort: dict) -> dict[str, str]:
         primary = table[table["kind"] == "primary"]
         found["comparisons"] = f"{len(primary)} primary and {len(table) - len(primary)} secondary comparisons, tested by permutation under Holm. " + " ".join(primary["verdict"].astype(str))
     if (folder / "subgroups.csv").is_file():
-        kinds = pd.read_csv(folder / "subgroups.csv").iloc[:, 0].size
-        found["subgroups"] = f"Scores by subgroup stand in results/subgroups.csv ({kinds:,} rows)."
+        groups = pd.read_csv(folder / "subgroups.csv").query("metric == 'average'")
+        of_systems = groups[[pair in set(summary.main_systems(scores)) for pair in zip(groups["model"], groups["stage"])]] if len(scores) else groups
+        kinds = ", ".join(dict.fromkeys(of_systems["dimension"]))
+        found["subgroups"] = (f"By {kinds}: {of_systems['shown'].astype(bool).sum():,} groups shown, {(~of_systems['shown'].astype(bool)).sum():,} too small; "
+                              f"{(of_systems['p_holm'] < 0.05).sum():,} differ from the other patients beyond chance (Holm).") if len(of_systems) else ""
     if (folder / "ledger.csv").is_file():
         ledger = pd.read_csv(folder / "ledger.csv")["split"].value_counts()
         found["ledger"] = "Scorings of held-out test sets in the ledger: " + ", ".join(f"{summary.ring_name(name)} {n}" for name, n in ledger.items()) + "."

@@ -50,7 +50,7 @@ def test_body_says_data_procedure_energy_scores_limits(run):
     text = model_card.write(run, "tiny_base", "cpt-sft").read_text()
     for expected in ["Not for clinical use", "120 synthetic notes of 60 patients", "| learning_rate | 0.0015 |", "50 steps over 9,000 tokens", "`0123456789ab`", "took 1.5 minutes",
                      "energy was not measured", "Merge `cpt` into the base first", "| Phenotype extraction | held-out patients | 60.0 (58.0 to 62.0) | 63.0 | 20.0 | 200 |",
-                     "Nobody outside the project has verified", "commit `abcdef1234+changes`", "10.1038/s41746-026-02441-8"]:
+                     "Nobody outside the project has verified", "- phenotype_extraction: labels are ", "commit `abcdef1234+changes`", "10.1038/s41746-026-02441-8"]:
         assert expected in text, expected
     assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {name}" for name in (
         "Model", "Intended use", "Out of scope", "Training data", "Training procedure", "Energy and time", "Evaluation", "Limits", "Citation")]  # fmt: skip

@@ -78,6 +78,11 @@ def test_a_wording_that_changed_since_is_not_passed_off_as_the_one_asked(tuned):
     assert "instruction" not in config and config["metadata"] == {"version": None, "prompt_hash": "of another day"} and tuned["versions"]["diagnosis_generation_test"] is None
 
 
+def test_who_answered_is_said():
+    assert [results_json.kind(*pair) for pair in [("tiny_base", "base"), ("tiny_base", "sft"), ("tfidf", "baseline"), ("hybrid", "cpt-sft")]] == ["hf", "hf", "baseline", "hybrid"]
+    assert results_json.model_config("hybrid", "cpt-sft", {}, {}, [])["model_args"] == ""
+
+
 def test_no_interval_is_said_as_the_harness_says_it(run):
     scores = pd.read_csv(run / "results" / "scores.csv").assign(f1_low=None, f1_high=None)
     scores.to_csv(run / "results" / "scores.csv", index=False)

@@ -110,6 +110,15 @@ def test_a_person_who_adjudicated_is_said(whole, run):
     assert row["status"] == "reported in part" and "A person decided" in row["answer"] and "is not recorded" in row["answer"]
 
 
+def test_fairness_is_reported_where_subgroups_were_scored(whole, run):
+    assert of(whole, "19a")["status"] == "reported in part" and "results/subgroups.csv" in of(whole, "19a")["answer"]
+    rows = [["tiny_base", "cpt-sft", "average", "sex", True, 0.01], ["tiny_base", "cpt-sft", "average", "age", True, 0.6], ["tiny_base", "cpt-sft", "average", "age", False, None],
+            ["tiny_base", "cpt-sft", "value_accuracy", "sex", True, 0.01], ["tfidf", "baseline", "average", "sex", True, 0.01]]  # fmt: skip
+    pd.DataFrame(rows, columns=["model", "stage", "metric", "dimension", "shown", "p_holm"]).to_csv(run / "results" / "subgroups.csv", index=False)
+    row = of(tripod.checklist(run), "19a")
+    assert row["status"] == "reported" and "By sex, age: 2 groups shown, 1 too small; 1 differ from the other patients" in row["answer"]
+
+
 def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
     template = (report.ASSETS / "index.html.j2").read_text()
     parts = set(re.findall(r'<h2 id="([a-z]+)"', template)) | {"content"}
