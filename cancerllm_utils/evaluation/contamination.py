@@ -211,8 +211,8 @@ def plant(run_dir, model: str, table: pd.DataFrame, background: pd.DataFrame, re
         try:
             if times:
                 write_planted(folder, reports[reports["group"] == "planted"], background, times)
-                training.continue_pretraining(folder, model, "planted", tuning, learning_rate=learning_rate, max_length=512, eval_splits=[], save_steps=1.0,
-                                              precision=precision, seed=seed)
+                training.continue_pretraining(folder, model, "planted", tuning, learning_rate=learning_rate, max_length=256, per_device_train_batch_size=1, eval_splits=[],
+                                              save_steps=1.0, precision=precision, seed=seed)  # small steps, many of them: that is how a model learns by heart
             network, tokenizer, _ = generation.load_network(folder, model, "planted" if times else "base", precision)
             found = summary(scores(network, tokenizer, reports, seed=seed, **probe), "not planted", seed=seed)
         finally:
