@@ -73,8 +73,8 @@ def draws(patients: dict[str, list[str]], budget: int, repeats: int, seed: int):
 # ---- training and answers ----------------------------------------------------------------------------------------------------------
 
 
-def answers_of(train: list[dict], test: list[dict], systems: list[str], seed: int) -> dict[str, list[str]]:
-    """System -> its answers to the rows `test` after training on the rows `train`."""
+def answers_of(train: list[dict], test: list[dict], systems: list[str], closed: set[str], seed: int) -> dict[str, list[str]]:
+    """System -> its answers to the rows `test` after training on the rows `train`; TF-IDF learns the `closed` fields, of others it gives the majority."""
     items = pd.DataFrame([{"field": row["field"], "cancer_type": row["cancer_type"], "answer": row["answers"][0], "note_id": _key(row)} for row in train])
     by_field, by_cancer = baselines.majority(items, ["field"]), baselines.majority(items, ["field", "cancer_type"])
     common = [baselines.majority_answer(row, by_cancer, by_field) for row in test]
@@ -84,7 +84,7 @@ def answers_of(train: list[dict], test: list[dict], systems: list[str], seed: in
     if "tfidf" in systems:
         documents = {_key(row): nearest.seen_text(row["prompt"]) for row in [*test, *train]}
         vectors = baselines.vectors_of(documents, sorted({_key(row) for row in train}))
-        models = baselines.fit_fields(items, vectors["rows_of"], vectors["matrix"], seed)
+        models = baselines.fit_fields(items[items["field"].isin(closed)], vectors["rows_of"], vectors["matrix"], seed)
         answers["tfidf"] = baselines.answer_fields(models, [row["field"] for row in test], [_key(row) for row in test], vectors["rows_of"], vectors["matrix"], common)
     return {name: answers[name] for name in systems}
 
@@ -111,7 +111,7 @@ def rows_of(run_dir: Path, task: str, split: str) -> list[dict]:
 def run(run_dir: str | Path, scores: pd.DataFrame, systems: list[str] = SYSTEMS, repeats: int = 3, patients: int = 0, split: str = "external", seed: int = 42) -> pd.DataFrame:
     """The learning curve over training institutions of every task that was scored on `split`: COLUMNS, f1 in points.
 
-    scores: scores.csv. systems: names of SYSTEMS, empty for none; TF-IDF is left out of a task with more answers than it tells apart. repeats:
+    scores: scores.csv. systems: names of SYSTEMS, empty for none; TF-IDF is left out where every field has more answers than it tells apart. repeats:
     random draws of institutions per step. patients: how many the design `equal patients` trains on (0: as many as the LARGE-th largest
     institution has). items, patients: training questions and patients; seen: share (0-1) of the scored questions whose cancer type training held.
     Rows of tuned models (stages ...-tuning_max_institutions<k> and their reference) stand under `all patients`. Writes
@@ -128,9 +128,10 @@ def run(run_dir: str | Path, scores: pd.DataFrame, systems: list[str] = SYSTEMS,
         everybody = patients_of([row for row in train if row["institution"]])
         if len(everybody) < 2 or not test:
             continue
-        # Beyond so many answers TF-IDF gives the majority, so its curve would fall where training sees one answer more.
-        classes = pd.DataFrame([(row["field"], row["answers"][0]) for row in train]).groupby(0)[1].nunique().max()
-        asked = [name for name in systems if name != "tfidf" or classes <= baselines._MAX_CLASSES]
+        # A field with too many answers is no classification (baselines): what is one in a small draw only would make a curve that falls.
+        classes = pd.DataFrame([(row["field"], row["answers"][0]) for row in train]).groupby(0)[1].nunique()
+        closed = set(classes.index[classes <= baselines._MAX_CLASSES])
+        asked = [name for name in systems if name != "tfidf" or closed]
         sizes = sorted((len(own) for own in everybody.values()), reverse=True)
         budget, begun = patients or sizes[min(LARGE, len(sizes)) - 1], time.monotonic()
         for design, k, repeat, chosen in draws(everybody, budget, repeats if asked else 0, seed):
@@ -139,7 +140,7 @@ def run(run_dir: str | Path, scores: pd.DataFrame, systems: list[str] = SYSTEMS,
             cancers = {row["cancer_type"] for row in part}
             seen = np.array([row["cancer_type"] in cancers for row in test])
             about = {"task": task, "design": design, "n_institutions": k, "repeat": repeat, "split": split, "items": len(part), "patients": len(among), "seen": seen.mean()}
-            for name, given in answers_of(part, test, asked, seed).items():
+            for name, given in answers_of(part, test, asked, closed, seed).items():
                 rows += [about | {"model": name, "stage": "baseline"} | found for found in _scores(test, given, seen)]
         rows += model_rows(scores, task, split, len(everybody))
         print(f"learning curve: {task} in {time.monotonic() - begun:.0f} s", flush=True)
@@ -187,11 +188,13 @@ def sentences(curve: pd.DataFrame, metric: str = "average") -> list[str]:
                     + (f" ({first['patients']:,.0f} at every step)" if design == EQUAL else "") + f": {first['mean']:.1f} points of {METRIC_NAMES[metric]} on "
                     f"{ring_name(curve['split'].iloc[0])} from {first['n_institutions']} training institution{'' if first['n_institutions'] == 1 else 's'}, "
                     f"{last['mean']:.1f} from {last['n_institutions']} ({signed(gain)}). ")
-            spread = (part["highest"] - part["lowest"]).iloc[0]
-            if gain > spread > 0 or (gain > 0 and not spread):
+            spread = float((part["highest"] - part["lowest"]).max())
+            if gain <= 0:
+                text += "More hospitals bring no gain here."
+            elif gain <= spread:
+                text += f"That is no more than draws of one step differ among themselves ({spread:.1f}), so no number of hospitals can be read from it."
+            else:
                 enough = part[part["mean"] >= first["mean"] + 0.9 * gain].iloc[0]["n_institutions"]
                 text += f"Nine tenths of the gain are reached with {enough}."
-            else:
-                text += f"That is no more than draws of the first step differ among themselves ({spread:.1f}), so no number of hospitals can be read from it."
             out.append(text)
     return out

@@ -102,6 +102,16 @@ def test_tfidf_is_left_out_where_it_cannot_tell_the_answers_apart(study, monkeyp
     assert set(curve.run(study, scored(), ["tfidf", "majority_by_cancer"])["model"]) == {"majority_by_cancer"}
 
 
+def test_a_curve_that_falls_or_hardly_moves_names_no_number():
+    def table(one, two):
+        rows = [(k, repeat, f1) for k, values in ((1, one), (2, two)) for repeat, f1 in enumerate(values)]
+        return pd.DataFrame([{"model": "tfidf", "stage": "baseline", "task": "diagnosis_generation", "design": curve.ALL, "n_institutions": k, "repeat": repeat, "split": "external",
+                              "subgroup": "all", "metric": "average", "f1": f1, "n": 9, "patients": 5, "seen": 1.0} for k, repeat, f1 in rows], columns=curve.COLUMNS)
+    assert "bring no gain" in curve.sentences(table([50, 60], [40, 40]))[0]
+    assert "no number of hospitals" in curve.sentences(table([50, 60], [58, 60]))[0]
+    assert "reached with 2" in curve.sentences(table([50, 52], [70, 71]))[0]
+
+
 def test_an_unknown_system(study):
     with pytest.raises(UserError, match="curve_systems: 'rules' is unknown"):
         curve.run(study, scored(), ["rules"])
