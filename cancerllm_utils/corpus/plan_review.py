@@ -40,8 +40,6 @@ def of_run(run_dir: Path, corpus: str, data_dir: str = "") -> dict[str, pd.DataF
 
 def steps_table(review: pd.DataFrame) -> pd.DataFrame:
     """How the typed names were read: step, different names, rows, share of the rows that name something (%)."""
-    if review.empty:
-        return pd.DataFrame(columns=["step", "names", "rows", "share (%)"])
     table = review.groupby("how").agg(names=("name", "size"), rows=("rows", "sum")).reindex([*drugs.HOW, "missing"]).fillna(0).astype(int)
     named = table.loc[list(drugs.HOW), "rows"].sum()
     return table.assign(**{"share (%)": (100 * table["rows"] / named).round(1).where(table.index != "missing", "")}).rename_axis("step").reset_index()
@@ -81,7 +79,7 @@ def sentences(found: dict[str, pd.DataFrame]) -> list[str]:
     if found["majority"].empty:
         said.append("The corpus holds no treatment plan.")
     for row in found["stated"].groupby("field")[["notes", "stated"]].sum().reset_index().itertuples():
-        said.append(f"{row.field.replace('_', ' ')}: stated in {row.stated:,} of {row.notes:,} notes that could.")
+        said.append(f"{row.field.replace('_', ' ')}: stated in {row.stated:,} of {row.notes:,} notes of patients who have one.")
     if "drugs" in found and len(found["drugs"]):
         rows = found["drugs"].groupby("how")["rows"].sum()
         named = rows.drop("missing", errors="ignore").sum()

@@ -32,7 +32,6 @@ def test_a_cohort_whose_notes_state_the_plan(synthetic):
     assert found["majority"].iloc[-1][["n", "share"]].tolist() == [10, 1.0]
     assert any("stated in 1 of 3 notes" in sentence for sentence in plan_review.sentences(found))
     assert [path.name for path in plan_review.write(synthetic, found)] == ["plan_majority.csv"]
-    assert plan_review.steps_table(pd.DataFrame()).empty
     assert plots_plans.majority_share(found["majority"]).axes[0].get_title(loc="left").startswith("treatment plan (n = 10")
 
 
