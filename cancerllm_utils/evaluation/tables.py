@@ -23,8 +23,11 @@ def abstention_table(scores: pd.DataFrame, systems: list[tuple[str, str]] | None
     for task, of_task in rows.groupby("task", sort=False):
         for field, part in of_task.groupby("field", sort=True):
             for model, stage in system_order(part):
-                found = {metric: one_row(part, model=model, stage=stage, metric=metric) for metric in metrics}
-                if found["value_minus_false"] is None or (field != "all" and (model, stage) not in chosen):
+                if field != "all" and (model, stage) not in chosen:
+                    continue
+                of_system = part[part["model"].eq(model) & part["stage"].eq(stage)]
+                found = {metric: one_row(of_system, metric=metric) for metric in metrics}
+                if found["value_minus_false"] is None:
                     continue
                 out.append({"task": task_name(task), "field": field, "system": model_name(model, stage), **{METRIC_NAMES[metric]: points_text(row) for metric, row in found.items()},
                             "stated": int(found["miss"]["n"]), "not stated": int(found["false_answer"]["n"])})
