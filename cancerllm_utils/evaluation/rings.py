@@ -299,4 +299,4 @@ def spread_sentences(table: pd.DataFrame, systems: list[tuple[str, str]]) -> lis
         else:
             text += f"Over the {row['k']} with {MIN_FOR_SPREAD} or more, the next one like them would be expected between {row['low']:.1f} and {row['high']:.1f}."
         out.append(text)
-    return out or ["No unseen institution was scored in this run."]
+    return out or [f"No unseen institution with {MIN_FOR_SPREAD} patients or more was scored in this run."]
