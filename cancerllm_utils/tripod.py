@@ -228,7 +228,8 @@ def of_scores(run_dir: Path, results: dict, cohort: dict) -> dict[str, str]:
         found["comparisons"] = f"{len(primary)} primary and {len(table) - len(primary)} secondary comparisons, tested by permutation under Holm. " + " ".join(primary["verdict"].astype(str))
     if (folder / "subgroups.csv").is_file():
         groups = pd.read_csv(folder / "subgroups.csv").query("metric == 'average'")
-        of_systems = groups[[pair in set(summary.main_systems(scores)) for pair in zip(groups["model"], groups["stage"])]] if len(scores) else groups
+        systems = set(summary.main_systems(scores)) if len(scores) else set()
+        of_systems = groups[[pair in systems for pair in zip(groups["model"], groups["stage"])]]
         kinds = ", ".join(dict.fromkeys(of_systems["dimension"]))
         found["subgroups"] = (f"By {kinds}: {of_systems['shown'].astype(bool).sum():,} groups shown, {(~of_systems['shown'].astype(bool)).sum():,} too small; "
                               f"{(of_systems['p_holm'] < 0.05).sum():,} differ from the other patients beyond chance (Holm).") if len(of_systems) else ""
