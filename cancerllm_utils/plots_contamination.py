@@ -12,7 +12,7 @@ def continuations(table: pd.DataFrame) -> Figure:
     rows = list(table[table["measure"] == "run_own"].itertuples())
     if not rows:
         return empty_figure("no report was probed")
-    fig, axes = new_figure(size=(7.5, 1.5 + 0.42 * len(rows)))
+    fig, axes = new_figure(size=(8.5, 1.8 + 0.42 * len(rows)))
     ax = axes[0, 0]
     for offset, measure, label, fill in ((-0.13, "run_own", "its own report", PALETTE[0]), (0.13, "run_other", "another patient's report (control)", "white")):
         found = table[table["measure"] == measure]
@@ -23,7 +23,7 @@ def continuations(table: pd.DataFrame) -> Figure:
     ax.invert_yaxis()
     ax.set(title="What a continuation shares word for word", xlabel="longest run, tokens (mean and 95 % interval)")
     ax.set_xlim(left=0)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return fig
 
 

@@ -64,7 +64,7 @@ def _rules() -> tuple[re.Pattern, dict[str, str]]:
     raw = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     other = {a: b for pair in raw["synonyms"] for a, b in (pair, pair[::-1])} | {str(i): word for i, word in enumerate(raw["numbers"])}
     phrases = "|".join(re.escape(phrase) for phrase in sorted(other, key=len, reverse=True))
-    return re.compile(rf"(?<![\w.,/+-])({phrases})(?![\w/+%-]|[.,:]\d)", re.IGNORECASE), other
+    return re.compile(rf"(?<![\w.,/+-])(?<!x )({phrases})(?![\w/+%-]|[.,:]\d| x )", re.IGNORECASE), other
 
 
 def reworded(text: str, rng: np.random.Generator) -> str:
