@@ -136,7 +136,7 @@ def test_the_best_setting_wins_and_the_first_of_equals():
     items = pd.DataFrame({"note_id": list(texts), "field": "f", "answer": ["X", "Y", "Y", "Y"] * 10})
     vectors = baselines.vectors_of(texts, list(texts))
     assert set(vectors["words"][vectors["single"]]) == {"alpha", "beta", "gamma", "delta"}
-    chosen, tried = baselines.tune_tfidf(items, items, vectors, seed=1)
+    _, tried = baselines.tune_tfidf(items, items, vectors, seed=1)
     best = tried[tried["chosen"]].iloc[0]
     assert best["features"] == "words and pairs" and best["dev_accuracy"] == 1.0 and tried.loc[tried["features"].eq("words"), "dev_accuracy"].item() < 1.0
     assert tried.index[tried["chosen"]].tolist() == [int(np.argmax(tried["dev_accuracy"]))]
