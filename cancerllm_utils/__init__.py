@@ -1,3 +1,3 @@
 """CancerLLM, open and re-runnable: the thin package behind the notebooks."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
