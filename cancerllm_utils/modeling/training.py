@@ -237,6 +237,7 @@ def start_of_tuning(entry: dict, settings: dict, place: dict, cpt_dir: Path | No
     before = [{"path": os.path.relpath(cpt_dir, cpt_dir.parent / settings["stage"]), "sha256": card["adapter_sha256"]}]
     merged = models.merged_model(name, [cpt_dir], [card["adapter_sha256"]])
     merged = models.to_card(merged, "fp32" if full else place["precision"], four_bit, run_dir / "cache" / f"merged-{entry['name']}-{os.environ.get('LOCAL_RANK', 0)}")
+    merged.requires_grad_(full)  # PEFT froze what an adapter was merged into; a fresh adapter on top freezes it again
     merged.name_or_path = entry["source"]  # not the folder it was quantised through, which PEFT would look for and write down
     return merged, before, config
 

@@ -132,6 +132,14 @@ def test_full_tuning_trains_and_saves_every_weight_and_tuning_goes_on_from_it(ti
         training.instruction_tune(tiny_run, tiny_model_dir, stage="cpt-sft", preset="released", **how)
 
 
+def test_all_weights_are_tuned_on_top_of_an_adapter(tiny_model_dir, tiny_run):
+    """PEFT freezes the model that it merges an adapter into: without thawing there would be nothing to train."""
+    training.continue_pretraining(tiny_run, tiny_model_dir, per_device_train_batch_size=4, max_tokens=800, **SMALL)
+    whole = training.instruction_tune(tiny_run, tiny_model_dir, stage="cpt-sft", tuning="full", num_train_epochs=1.0, max_examples=8, save_steps=0.5,
+                                      per_device_train_batch_size=4, gradient_accumulation_steps=1, **SMALL)
+    assert whole["trainable_parameters"] == models.parameter_count(tiny_model_dir)
+
+
 @pytest.mark.parametrize(("given", "words"), [({"tuning": "ful"}, "Use lora or full"), ({"tuning": "full", "load_in_4bit": True}, "cannot be trained")])
 def test_a_tuning_that_cannot_be_is_refused(tiny_model_dir, tiny_run, given, words):
     with pytest.raises(UserError, match=words):
