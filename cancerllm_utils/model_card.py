@@ -39,7 +39,7 @@ def write(run_dir: str | Path, model: str, stage: str) -> Path:
     entry = yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8")).get(model, {})
     cohort, results = run_facts.read_cohort(run_dir), summary.read_results(run_dir)
     scores = results["scores"][(results["scores"]["model"] == model) & (results["scores"]["stage"] == stage)]
-    lines = ["---", front_matter(model, stage, entry, cohort, scores), "---", "", f"# {model}, {stage}", "",
+    lines = ["---", front_matter(model, stage, entry, cohort, scores, card.get("tuning") == "full"), "---", "", f"# {model}, {stage}", "",
              "Research on historical data, not guidance. Not for clinical use.", ""]
     for title, paragraphs in [
         ("Model", about(run_dir, model, stage, entry, card)),
@@ -58,8 +58,8 @@ def write(run_dir: str | Path, model: str, stage: str) -> Path:
     return folder / "README.md"
 
 
-def front_matter(model: str, stage: str, entry: dict, cohort: dict, scores: pd.DataFrame) -> str:
-    """The card's YAML block, without its --- lines; model-index only where the stage was scored."""
+def front_matter(model: str, stage: str, entry: dict, cohort: dict, scores: pd.DataFrame, full: bool) -> str:
+    """The card's YAML block, without its --- lines; model-index only where the stage was scored. full: whole weights, no adapter."""
     from huggingface_hub import EvalResult, ModelCardData  # here: a second of import that the tables of a report do not need
 
     licence, name = LICENCES.get(entry.get("licence", ""), "other"), entry.get("licence", "not recorded").lower().replace(" ", "-")
@@ -76,10 +76,10 @@ def front_matter(model: str, stage: str, entry: dict, cohort: dict, scores: pd.D
         for row, metric in shown
     ]  # fmt: skip
     return ModelCardData(
-        base_model=entry.get("hub_id", model), library_name="peft", pipeline_tag="text-generation", language="en", license=licence,
+        base_model=entry.get("hub_id", model), library_name="transformers" if full else "peft", pipeline_tag="text-generation", language="en", license=licence,
         license_name=name if licence == "other" else None, datasets=[corpus],
         metrics=list(dict.fromkeys(metric for _, metric in shown)) or None,
-        tags=["oncology", "lora", "research-only", "not-for-clinical-use"], model_name=f"{model}-{stage}" if index else None, eval_results=index or None,
+        tags=["oncology", *([] if full else ["lora"]), "research-only", "not-for-clinical-use"], model_name=f"{model}-{stage}" if index else None, eval_results=index or None,
     ).to_yaml()  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def about(run_dir: Path, model: str, stage: str, entry: dict, card: dict) -> lis
     before = [Path(part["path"]).name for part in card.get("adapters_before", [])]
     kind = "All weights" if card.get("tuning") == "full" else "A LoRA adapter in PEFT's layout"
     out = [f"{kind}, stage `{stage}`, of run `{run_dir.name}`, commit `{run_facts.commits(run_facts.read_records(run_dir))}`. "
-           f"Base model: {base}, revision `{card.get('base_revision', 'not recorded')}`. SHA-256 of the adapter: `{card.get('adapter_sha256', 'not recorded')}`."]
+           f"Base model: {base}, revision `{card.get('base_revision', 'not recorded')}`. SHA-256 of the weights: `{card.get('adapter_sha256', 'not recorded')}`."]
     if before:
         out.append(f"Merge {', '.join(f'`{name}`' for name in before)} into the base first, in that order and in fp32: `AutoPeftModel` alone would leave it out. The command below does it.")
     if card.get("tasks"):

@@ -64,6 +64,12 @@ def test_measured_energy_is_stated_without_carbon(run):
     assert "Energy: 0.0123 kWh" in text and "not measured" not in text and "No carbon is derived" in text
 
 
+def test_whole_weights_are_not_called_an_adapter(run):
+    (run / "models" / "tiny_base" / "cpt-sft" / "cancerllm.json").write_text(json.dumps({**CARD, "tuning": "full", "adapters_before": []}))
+    card = ModelCard.load(model_card.write(run, "tiny_base", "cpt-sft"))
+    assert card.data.library_name == "transformers" and "lora" not in card.data.tags and "All weights, stage `cpt-sft`" in card.text
+
+
 def test_a_card_of_real_notes_promises_no_licence_and_warns(run):
     invented_results.notes("organ_reports.csv").to_parquet(run / "corpus" / "notes.parquet")
     path = model_card.write(run, "tiny_base", "cpt-sft")
