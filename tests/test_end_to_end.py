@@ -15,10 +15,12 @@ import yaml
 
 from cancerllm_utils import paths, results_files
 
-STEPS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation", "08_efficiency", "00_summary"]
+STEPS = ["01_data_exploration", "02_dataset_preparation", "02b_treatment_plans", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation",
+         "06b_independent_cohort", "08_efficiency", "00_summary"]
+TASKS = ["phenotype_extraction", "registry_prediction", "diagnosis_generation", "registry_details", "stage_from_tnm", "icd10_coding", "treatment_plan"]
 SMALL = {
     "study": {"steps": STEPS},
-    "shared": {"tasks": ["phenotype_extraction", "registry_prediction", "diagnosis_generation"]},
+    "shared": {"tasks": TASKS},
     "01_data_exploration": {"n_patients": 90},
     "02_dataset_preparation": {"max_train_items": 40, "max_dev_items": 8, "max_test_items": 6, "context_tokens": 64, "head_tokens": 8},
     "03_continued_pretraining": {"max_tokens": 12000, "max_length": 256, "eval_tokens": 1500, "eval_splits": ["dev"]},
@@ -89,7 +91,7 @@ def test_every_system_is_scored_on_every_ring_and_task(finished):
                *((name, "baseline") for name in ("majority", "majority_by_cancer", "nearest", "tfidf", "rules"))}
     assert systems <= set(zip(scores["model"], scores["stage"]))
     for ring in ("test", "external_site", "external"):
-        assert {"phenotype_extraction", "registry_prediction", "diagnosis_generation"} == set(scores.loc[scores["split"] == ring, "task"])
+        assert set(TASKS) == set(scores.loc[scores["split"] == ring, "task"])
     limits = scores.dropna(subset=["f1_low", "f1_high", "f1"])
     assert len(limits) and ((limits["f1_low"] <= limits["f1"] + 1e-6) & (limits["f1"] <= limits["f1_high"] + 1e-6)).all()
 
@@ -104,7 +106,7 @@ def test_no_patient_and_no_external_institution_in_training(finished):
     notes = pd.read_parquet(corpus / "notes.parquet").merge(pd.read_parquet(corpus / "splits.parquet"), on="patient_id")
     outside = set(notes.loc[notes["split"] == "external", "institution"])
     assert outside and not outside & set(notes.loc[notes["split"] != "external", "institution"])
-    for task in ("phenotype_extraction", "registry_prediction", "diagnosis_generation"):
+    for task in TASKS:
         rows = [json.loads(line) for line in open(finished["run"] / "datasets" / task / "train.jsonl")]
         assert rows and not outside & {row["institution"] for row in rows}
 
