@@ -130,7 +130,7 @@ def run(run_dir: str | Path, scores: pd.DataFrame, systems: list[str] = SYSTEMS,
             continue
         # A field with too many answers is no classification (baselines): what is one in a small draw only would make a curve that falls.
         classes = pd.DataFrame([(row["field"], row["answers"][0]) for row in train]).groupby(0)[1].nunique()
-        closed = set(classes.index[classes <= baselines._MAX_CLASSES])
+        closed = set(classes.index[classes <= baselines.MAX_CLASSES])
         asked = [name for name in systems if name != "tfidf" or closed]
         sizes = sorted((len(own) for own in everybody.values()), reverse=True)
         budget, begun = patients or sizes[min(LARGE, len(sizes)) - 1], time.monotonic()

@@ -22,7 +22,7 @@ from .nearest import index_examples, nearest_answers
 
 _MAX_FEATURES = 20_000
 STRENGTHS = (1.0, 10.0, 100.0)  # C of the logistic regression, tried on the development patients; without any the middle one stands
-_MAX_CLASSES = 60       # a field with more answers than this (tumor size) is not a classification: TF-IDF answers with the majority there
+MAX_CLASSES = 60        # of a field with more answers (tumor size) TF-IDF learns the most frequent ones
 # Letters with digits inside, so that pT2a, 3+4 and ER- are words of the vocabulary.
 _TOKEN = r"(?u)[a-zA-Z0-9][a-zA-Z0-9+/.-]*[a-zA-Z0-9+-]|[a-zA-Z0-9]"
 
@@ -35,9 +35,14 @@ def training_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.Data
     return pd.concat(parts, ignore_index=True) if parts else items
 
 
+def by_frequency(values: pd.Series) -> list[str]:
+    """The values, the most frequent first; equally frequent ones by name."""
+    return values.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
+
+
 def most_common(values: pd.Series) -> str:
     """The most frequent value; of equally frequent ones the first by name."""
-    return values.value_counts().sort_index().sort_values(ascending=False, kind="stable").index[0]
+    return by_frequency(values)[0]
 
 
 def majority(items: pd.DataFrame, columns: list[str]) -> dict:
@@ -58,12 +63,12 @@ def fit_tfidf(texts: list[str], max_features: int = _MAX_FEATURES) -> TfidfVecto
 
 
 def fit_fields(items: pd.DataFrame, rows_of: dict[str, int], matrix, seed: int, strength: float = STRENGTHS[1]) -> dict:
-    """field -> fitted one-against-rest LogisticRegression (C = strength), or the only / most common answer (str) where there is nothing to tell apart or too much."""
+    """field -> one-against-rest LogisticRegression (C = strength) of its MAX_CLASSES most frequent answers, or the only answer (str) where there is nothing to tell apart."""
     models = {}
     for field, part in items.groupby("field"):
-        answers = part["answer"].value_counts()
-        if len(answers) == 1 or len(answers) > _MAX_CLASSES:
-            models[field] = most_common(part["answer"])
+        part = part[part["answer"].isin(by_frequency(part["answer"])[:MAX_CLASSES])]
+        if part["answer"].nunique() == 1:
+            models[field] = part["answer"].iloc[0]
             continue
         model = OneVsRestClassifier(LogisticRegression(solver="liblinear", dual=True, C=strength, tol=0.1, random_state=seed))
         with warnings.catch_warnings():  # at C = 100 the last digits are still moving after 100 rounds, the answers are not

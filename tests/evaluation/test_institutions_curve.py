@@ -98,7 +98,7 @@ def test_without_unseen_institutions_or_with_one_hospital_there_is_no_curve(stud
 
 
 def test_tfidf_is_left_out_where_it_cannot_tell_the_answers_apart(study, monkeypatch):
-    monkeypatch.setattr(curve.baselines, "_MAX_CLASSES", 2)
+    monkeypatch.setattr(curve.baselines, "MAX_CLASSES", 2)
     assert set(curve.run(study, scored(), ["tfidf", "majority_by_cancer"])["model"]) == {"majority_by_cancer"}
 
 

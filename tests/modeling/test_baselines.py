@@ -193,3 +193,13 @@ def test_cancer_alone_tells_stated_where_absence_follows_the_cancer(run):
     table = baselines.stated_or_not_by_cancer(run, ["test"]).set_index("field")
     assert table.loc["laterality", "balanced_accuracy"] == 1.0 and table.loc["laterality", "accuracy"] == 1.0
     assert table.loc["laterality", "not_stated"] == pytest.approx(1 / 3, abs=0.1) and pd.isna(table.loc["histology", "balanced_accuracy"])
+
+
+def test_of_too_many_answers_tfidf_learns_the_most_frequent(monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_CLASSES", 2)
+    items = pd.DataFrame({"note_id": list("abcdefg"), "field": "f", "answer": ["one", "one", "two", "two", "rare", "three", "three"]})
+    texts = dict(zip("abcdefg", ["alpha", "alpha", "beta", "beta", "gamma", "delta", "delta"]))
+    vectors = baselines.vectors_of(texts, list(texts))
+    models = baselines.fit_fields(items, vectors["rows_of"], vectors["matrix"], seed=1)
+    assert set(models["f"].classes_) == {"one", "three"}, "of equally frequent answers the first by name"
+    assert baselines.answer_fields(models, ["f"], ["d"], vectors["rows_of"], vectors["matrix"], ["?"])[0] in ("one", "three")
