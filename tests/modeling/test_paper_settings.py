@@ -95,7 +95,7 @@ def test_the_switches_are_shown_as_they_train(tiny_model_dir):
 
 def test_every_example_is_used_too_long_or_over_the_budget(tiny_model_dir, tiny_run, capsys):
     tokenizer = models.load_tokenizer(tiny_model_dir)
-    settings = {"tasks": ["phenotype_extraction"], "completion_only_loss": True, "train_on_eos": True, "max_examples": 0, "max_tokens": 0, "num_train_epochs": 1.0, "seed": 1}
+    settings = {"tasks": ["phenotype_extraction"], "completion_only_loss": True, "train_on_eos": True, "max_examples": 0, "max_tokens": 0, "num_train_epochs": 1.0, "max_institutions": 0, "seed": 1}
     file = tiny_run / "datasets" / "phenotype_extraction" / "train.jsonl"
     long = json.loads(file.read_text().splitlines()[0]) | {"example_id": "long", "prompt": "In the text: " + "a tumor was found " * 60}
     file.write_text(file.read_text() + json.dumps(long) + "\n")

@@ -279,4 +279,6 @@ def test_a_process_hands_back_its_result_or_its_error(tiny_model_dir, tiny_run, 
     result = json.loads(answer.read_text())
     assert result["steps"] >= 1 and json.loads(result["scores"]["table"])["columns"][0] == "model"
     call.write_text(json.dumps({"function": "continue_pretraining", "arguments": arguments | {"model": "no such model"}}))
+    assert launch.main(str(call), str(answer)) == 2 and json.loads(answer.read_text())["steps"] == result["steps"], "the first outcome stays"
+    answer.unlink()
     assert launch.main(str(call), str(answer)) == 2 and "no such model" in json.loads(answer.read_text())["error"]
