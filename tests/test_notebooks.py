@@ -1,6 +1,7 @@
 """A sweep over every notebook: thin, clean, with typed and commented parameters, and calling only what exists."""
 
 import ast
+import os
 
 import nbformat
 import pytest
@@ -81,3 +82,15 @@ def test_the_tables_and_the_evaluation_stay_free_of_torch():
                 top = [n for n in ast.parse(file.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
                 names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names} | {n.module or "" for n in top if isinstance(n, ast.ImportFrom)}
                 assert not any(name.split(".")[0] in ("torch", "transformers", "trl", "peft") for name in names), file
+
+
+def test_threads_sleep_only_beside_other_programs_and_the_users_choice_stays(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    execute.let_threads_sleep(0.2)
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    execute.let_threads_sleep(1.5)
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and not capsys.readouterr().out
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    execute.let_threads_sleep(1.5)
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE" and "1.5 cores" in capsys.readouterr().out
