@@ -27,7 +27,7 @@ check: $(READY)  ## say what a profile lacks on this machine (PROFILE=...)
 
 test: $(READY)   ## run the tests (no network, no GPU, no data needed)
 	@$(BIN)/python -m ruff check --quiet .
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## break the intake (10,000 rows, 200 files) and the training (kills, torn checkpoints, NaN) on purpose
 	@CANCERLLM_CHAOS_ROWS=10000 CANCERLLM_CHAOS_FILES=200 CANCERLLM_CHAOS_KILLS=32 $(BIN)/python -m pytest -q tests/chaos
