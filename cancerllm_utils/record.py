@@ -25,6 +25,9 @@ def start(notebook: str, namespace: dict, part: str = "") -> dict:
     notebook runs as (environment variable CANCERLLM_JOB), or, where it is run by hand, the notebook with `part` or with the stage of a variant.
     A second process working on the same step of the same run, an orphan of a killed run for instance, is refused.
     """
+    import pandas as pd  # here: `cancerllm check` needs no tables
+
+    pd.set_option("display.max_colwidth", None)  # a table's sentences are shown whole, not cut at 50 characters
     values = {key: namespace[key] for key in params.declared(notebook)}
     run_dir = paths.resolve_run(values["run_dir"])
     job, part = os.environ.get("CANCERLLM_JOB", ""), part or values.get("stage", "")
