@@ -99,7 +99,8 @@ def notebook(title: str, output: str, figure: str) -> nbformat.NotebookNode:
 
 def write_run(run_dir, source: str = "synthetic"):
     """Write everything above as a run folder; returns it."""
-    from cancerllm_utils import plots, plots_corpus  # seaborn takes a second, and the tests of tables and sentences draw nothing
+    from cancerllm_utils import plots
+    from cancerllm_utils.plots import corpus, evaluation  # seaborn takes a second, and the tests of tables and sentences draw nothing
 
     for folder in ["corpus", "results", "records", "notebooks", "figures", "models/tiny_base/cpt-sft"]:
         (run_dir / folder).mkdir(parents=True)
@@ -117,6 +118,6 @@ def write_run(run_dir, source: str = "synthetic"):
         record = {"step": step, "params": {"seed": 1, "run_dir": "runs/x"}, "commit": "abcdef1234+changes", "versions": {"torch": "2.13.0"}, "device": "cpu, 2 cores",
                   "seed": 1, "seconds": 12.4, "inputs": {}, "outputs": {}, "started": f"2026-01-0{i + 1}T10:00:00", "finished": "2026-01-03"}
         (run_dir / "records" / f"{step}.json").write_text(json.dumps(record))
-    plots.save(plots.leaderboard(scores()), run_dir, "leaderboard", "Average F1 by task.")
-    plots.save(plots_corpus.cohort(notes(), splits()), run_dir, "cohort", "Patients by cancer type & ring.")
+    plots.save(evaluation.leaderboard(scores()), run_dir, "leaderboard", "Average F1 by task.")
+    plots.save(corpus.cohort(notes(), splits()), run_dir, "cohort", "Patients by cancer type & ring.")
     return run_dir

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from cancerllm_utils import paths, results_files
+from cancerllm_utils import paths
+from cancerllm_utils.report import results_files
 
 STEPS = ["01_data_exploration", "02_dataset_preparation", "02b_treatment_plans", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation",
          "06b_independent_cohort", "08_efficiency", "00_summary"]

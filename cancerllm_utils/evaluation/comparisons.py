@@ -15,7 +15,7 @@ import yaml
 from cancerllm_utils import paths
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import score, stats
-from cancerllm_utils.summary import hybrid_name, is_hybrid, signed, task_name
+from cancerllm_utils.results import hybrid_name, is_hybrid, signed, task_name
 
 FILE = paths.PARAMS / "shared" / "comparisons.yaml"
 COLUMNS = [

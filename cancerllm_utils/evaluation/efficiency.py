@@ -13,8 +13,19 @@ import yaml
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import PACKAGE
-from cancerllm_utils.results import SCORE_COLUMNS, TRAINING_COLUMNS
-from cancerllm_utils.summary import headline, is_hybrid, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import (
+    SCORE_COLUMNS,
+    TRAINING_COLUMNS,
+    headline,
+    is_hybrid,
+    load_paper_values,
+    main_split,
+    main_systems,
+    model_name,
+    ring_name,
+    system_order,
+    task_name,
+)
 
 RUN_COLUMNS = ["model", "stage", "task", "split", "n", "seconds", "new_tokens", "prompt_tokens", "batch_size", "precision", "backend", "max_new_tokens",
                "peak_memory_gib", "memory_of", "energy_kwh"]

@@ -18,7 +18,7 @@ from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import score
 from cancerllm_utils.evaluation.metrics import score_pairs, value_scores
 from cancerllm_utils.modeling import baselines, nearest
-from cancerllm_utils.summary import BASELINES, METRIC_NAMES, headline, model_name, ring_name, signed, task_name
+from cancerllm_utils.results import BASELINES, METRIC_NAMES, headline, model_name, ring_name, signed, task_name
 
 EQUAL, ALL = "equal patients", "all patients"
 SYSTEMS = ("majority_by_cancer", "nearest", "tfidf")

@@ -13,8 +13,7 @@ import pandas as pd
 from cancerllm_utils.corpus import drugs, radiotherapy
 from cancerllm_utils.evaluation import classes, score, stats
 from cancerllm_utils.evaluation.metrics import UNPARSED
-from cancerllm_utils.results import SCORE_COLUMNS
-from cancerllm_utils.summary import RINGS, model_name, ring_name, system_order
+from cancerllm_utils.results import RINGS, SCORE_COLUMNS, model_name, ring_name, system_order
 
 TASK, YARDSTICK = "treatment_plan", "majority_by_cancer"
 COLUMNS = [*SCORE_COLUMNS, "gain", "gain_low", "gain_high", "versus"]

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from cancerllm_utils.evaluation import score, stats
-from cancerllm_utils.summary import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
 
 REFERENCE, OUTER = "test", ["external_site", "external"]
 METRICS = {"average": ("paper", "average_f1"), "value_accuracy": ("clinical", "value_correct")}  # metric -> its family, its column in examples.parquet

@@ -15,7 +15,7 @@ import pandas as pd
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from cancerllm_utils.evaluation import metrics
-from cancerllm_utils.summary import headline, main_split, model_name, signed, task_name
+from cancerllm_utils.results import headline, main_split, model_name, signed, task_name
 
 SMOOTHING = SmoothingFunction()
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")

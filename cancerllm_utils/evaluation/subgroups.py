@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 from cancerllm_utils.corpus import quality
 from cancerllm_utils.evaluation import rings, score, stats
 from cancerllm_utils.evaluation.rings import METRICS, MIN_CELL, MIN_PATIENTS
-from cancerllm_utils.summary import METRIC_NAMES, model_name, signed, task_name
+from cancerllm_utils.results import METRIC_NAMES, model_name, signed, task_name
 
 HELD_OUT = "held_out"  # the split column of rows that rest on all held-out rings
 CANCER, RACE, RACE_WITHIN = "cancer type", "race", "race within cancer type"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cancerllm_utils.summary import METRIC_NAMES, main_split, main_systems, model_name, one_row, points_text, system_order, task_name
+from cancerllm_utils.results import METRIC_NAMES, main_split, main_systems, model_name, one_row, points_text, system_order, task_name
 
 TOTALS = ["accuracy", "macro", "weighted"]  # rows of classes.csv that are no class
 

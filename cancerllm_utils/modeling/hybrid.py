@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..summary import hybrid_name
+from cancerllm_utils.results import hybrid_name
+
 from ..tasks.task import read_jsonl, write_jsonl
 
 

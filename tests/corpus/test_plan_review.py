@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from cancerllm_utils import plots_plans
 from cancerllm_utils.corpus import plan_review
 from cancerllm_utils.evaluation import plans
+from cancerllm_utils.plots import plans as plots_plans
 
 
 def write_run(folder, registry, labels):

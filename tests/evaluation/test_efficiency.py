@@ -6,9 +6,10 @@ import struct
 import pandas as pd
 import pytest
 
-from cancerllm_utils import plots, plots_efficiency
+from cancerllm_utils import plots
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import efficiency
+from cancerllm_utils.plots import efficiency as plots_efficiency
 from cancerllm_utils.results import SCORE_COLUMNS
 
 TASK = "phenotype_extraction"

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cancerllm_utils import plots_training
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import energy, general_text, held_out, models, trainer, training
 from cancerllm_utils.modeling.perplexity import mean_loss, text_loss, text_losses
+from cancerllm_utils.plots import training as plots_training
 from cancerllm_utils.results import CPT_COLUMNS
 
 CPT = {"precision": "fp32", "learning_rate": 1e-2, "max_length": 96, "lora_dropout": 0.2, "per_device_train_batch_size": 2, "num_train_epochs": 2.0,

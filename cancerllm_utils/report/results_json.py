@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from cancerllm_utils import results_files, run_facts, summary
 from cancerllm_utils.paths import PACKAGE
+from cancerllm_utils.report import results_files, run_facts, summary
+from cancerllm_utils.results import headline, is_hybrid, ring_name, system_order, task_name
 from cancerllm_utils.tasks import task
 
 LAYOUT = "0.4.13"
@@ -44,9 +45,9 @@ def write_all(run_dir: str | Path) -> list[Path]:
 
 def headlines(scores: pd.DataFrame) -> dict:
     """(model, stage) -> (task, test set) -> (metric, family) -> its row of scores.csv as a dict, for every number that stands for a whole task."""
-    found: dict = {system: {} for system in summary.system_order(scores)}
+    found: dict = {system: {} for system in system_order(scores)}
     for family, metric in dict.fromkeys(zip(scores["family"], scores["metric"])):
-        for row in summary.headline(scores, metric, family).to_dict("records"):
+        for row in headline(scores, metric, family).to_dict("records"):
             if pd.notna(row["f1"]):
                 found[row["model"], row["stage"]].setdefault((row["task"], row["split"]), {})[metric, family] = row
     return found
@@ -65,7 +66,7 @@ def system_json(run_dir: Path, found: dict, model: str, stage: str) -> dict:
     body = {key: {} for key in ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes", "confidence_intervals", "prompt_hashes")}
     for (name, split), rows in found.items():
         key = f"{name}_{split}"
-        body["results"][key] = values(rows, key, f"{summary.task_name(name)}, {summary.ring_name(split)}")
+        body["results"][key] = values(rows, key, f"{task_name(name)}, {ring_name(split)}")
         body["confidence_intervals"][key] = {",".join(pair): [share(row["f1_low"]), share(row["f1_high"])] for pair, row in rows.items() if pd.notna(row["f1_low"])}
         body["group_subtasks"][key] = []
         body["configs"][key] = task_config(name, split, settings, decoding.get((name, split), {}))
@@ -153,7 +154,7 @@ def models() -> dict:
 
 def kind(model: str, stage: str) -> str:
     """What answered: hf (a language model), baseline, or hybrid (rules where they are sure, the model elsewhere)."""
-    return "baseline" if stage == "baseline" else "hybrid" if summary.is_hybrid(model) else "hf"
+    return "baseline" if stage == "baseline" else "hybrid" if is_hybrid(model) else "hf"
 
 
 def model_config(model: str, stage: str, card: dict, record: dict, decodings: list[dict]) -> dict:

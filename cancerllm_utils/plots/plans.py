@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cancerllm_utils.plots import HATCHES, MARKERS, PALETTE, empty_figure, new_figure
-from cancerllm_utils.summary import model_name, ring_name
+from cancerllm_utils.results import model_name, ring_name
 
 LEAST = 10  # patients of a cancer that a bar is drawn for
 METRICS = {"set_f1": "drugs, F1", "set_exact": "drugs, all right", "intent": "intent", "modalities_exact": "modalities, all right", "modality": "modality",

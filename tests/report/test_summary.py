@@ -4,7 +4,8 @@ import re
 
 import pandas as pd
 
-from cancerllm_utils import summary
+from cancerllm_utils import results
+from cancerllm_utils.report import summary
 from tests import invented_results
 
 SCORES = invented_results.scores()
@@ -13,13 +14,13 @@ KNOWN = {91.78, 86.81, 83.50, 89.30, 85.08, 31.7, 17.92, 9.23, "1:14:12", "5,550
 
 
 def test_only_known_values_of_the_paper_are_listed():
-    values = summary.load_paper_values()["values"]
+    values = results.load_paper_values()["values"]
     assert {entry["value"] for entry in values} == KNOWN
-    assert all(isinstance(entry["comparable"], bool) and entry["why"] and entry["source"] in summary.load_paper_values()["sources"] for entry in values)
+    assert all(isinstance(entry["comparable"], bool) and entry["why"] and entry["source"] in results.load_paper_values()["sources"] for entry in values)
 
 
 def test_headline_takes_only_whole_task_rows():
-    rows = summary.headline(SCORES, splits=["test"])
+    rows = results.headline(SCORES, splits=["test"])
     assert len(rows) == 7 * 2
     assert set(rows.loc[rows["task"] == "phenotype_extraction", "subgroup"]) == {"headline"}
     assert set(rows.loc[rows["task"] == "diagnosis_generation", "subgroup"]) == {"all"}
@@ -27,8 +28,8 @@ def test_headline_takes_only_whole_task_rows():
 
 def test_systems_come_from_plain_to_tuned():
     shuffled = SCORES.sample(frac=1, random_state=0)
-    assert summary.system_order(shuffled) == list(invented_results.SYSTEMS)
-    assert summary.main_systems(shuffled) == [("tiny_base", "cpt-sft")]
+    assert results.system_order(shuffled) == list(invented_results.SYSTEMS)
+    assert results.main_systems(shuffled) == [("tiny_base", "cpt-sft")]
 
 
 def table(scores, **kwargs):
@@ -153,7 +154,7 @@ def test_leaderboard_says_how_the_tuned_model_stands_to_each_system():
 
 
 def test_a_hybrid_has_a_name_and_is_no_language_model():
-    assert summary.hybrid_name("tiny_base") == "hybrid" and summary.hybrid_name("mistral-7b-v0.1") == "hybrid-mistral-7b-v0.1"
-    assert summary.model_name("hybrid", "sft") == "Rules, else tiny_base, sft" and summary.model_name("hybrid-mistral-7b-v0.1", "sft") == "Rules, else mistral-7b-v0.1, sft"
+    assert results.hybrid_name("tiny_base") == "hybrid" and results.hybrid_name("mistral-7b-v0.1") == "hybrid-mistral-7b-v0.1"
+    assert results.model_name("hybrid", "sft") == "Rules, else tiny_base, sft" and results.model_name("hybrid-mistral-7b-v0.1", "sft") == "Rules, else mistral-7b-v0.1, sft"
     scores = pd.concat([SCORES[SCORES["stage"].eq("cpt-sft")].assign(model="hybrid"), SCORES])
-    assert summary.main_systems(scores) == [("tiny_base", "cpt-sft")] and summary.system_order(scores)[-1] == ("hybrid", "cpt-sft")
+    assert results.main_systems(scores) == [("tiny_base", "cpt-sft")] and results.system_order(scores)[-1] == ("hybrid", "cpt-sft")

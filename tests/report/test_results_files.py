@@ -6,8 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from cancerllm_utils import results, results_files, results_json
+from cancerllm_utils import results
 from cancerllm_utils.evaluation import comparisons, plans, rings, subgroups, unparsed
+from cancerllm_utils.report import results_files, results_json
 from cancerllm_utils.tasks import task
 from tests import invented_results
 

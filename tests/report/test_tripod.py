@@ -9,7 +9,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from cancerllm_utils import model_card, paths, report, results_files, run_facts, tripod
+from cancerllm_utils import paths
+from cancerllm_utils.report import model_card, pages, results_files, run_facts, tripod
 from tests import invented_results
 
 # Items of the main checklist and, for item 2, of the checklist for abstracts (Nature Medicine 2025;31:60-69, tables 2 and 3).
@@ -120,14 +121,14 @@ def test_fairness_is_reported_where_subgroups_were_scored(whole, run):
 
 
 def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
-    template = (report.ASSETS / "index.html.j2").read_text()
+    template = (pages.ASSETS / "index.html.j2").read_text()
     parts = set(re.findall(r'<h2 id="([a-z]+)"', template)) | {"content"}
     notebooks = {path.stem: path.read_text() for path in paths.NOTEBOOKS.glob("*.ipynb")}
     for item in tripod.described()["items"]:
         for place in item.get("where", []):
             name, _, part = place.partition("#")
             if name == "index":
-                assert part in parts or any(report.saves(stem, text, part) for stem, text in notebooks.items()), (item["id"], place)
+                assert part in parts or any(pages.saves(stem, text, part) for stem, text in notebooks.items()), (item["id"], place)
             elif not name.endswith(".md"):
                 cells = [cell.source for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", 4).cells if cell.cell_type == "markdown"]
                 headings = {run_facts.anchor(line.lstrip("# ")) for cell in cells for line in cell.splitlines() if line.startswith("#")}
@@ -136,7 +137,7 @@ def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
 
 def test_links_of_the_page_lead_to_something(run):
     model_card.write_all(run)
-    report.build_report(run)
+    pages.build_report(run)
     page = (run / "report" / "tripod_llm.html").read_text()
     assert len(re.findall(r'<tr id="item-', page)) == 60 and "Nature Medicine" in page and "wording here is ours" in page
     links = re.findall(r'<td><a href="([^"]+)"', page)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from cancerllm_utils import params, results, summary
+from cancerllm_utils import params
+from cancerllm_utils.results import CPT_COLUMNS, SCORE_COLUMNS, TRAINING_COLUMNS, headline, main_split, ring_name, signed, task_name
 
 NAMES = {params.PRETRAINING: "pre-training", params.TUNING: "tuning"}
 # Factors that limit the data: what was really read stands in training.csv, and that is the axis.
@@ -76,7 +77,7 @@ def points(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFra
 
 def read(run_dir: Path, name: str) -> pd.DataFrame:
     """A result table, empty with the columns that are used here where its step was not run."""
-    columns = {"cpt": results.CPT_COLUMNS, "training": results.TRAINING_COLUMNS, "scores": results.SCORE_COLUMNS}
+    columns = {"cpt": CPT_COLUMNS, "training": TRAINING_COLUMNS, "scores": SCORE_COLUMNS}
     file = Path(run_dir) / "results" / f"{name}.csv"
     return pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns[name])
 
@@ -121,8 +122,8 @@ def task_scores(run_dir: Path, scores: pd.DataFrame, model: str, stage: str, roo
     """Average F1 of one stage on every task of the main test set, and its difference to the reference `root`, paired by patient."""
     from cancerllm_utils.evaluation.score import compare
 
-    split = summary.main_split(scores)
-    rows = summary.headline(scores, splits=[split])
+    split = main_split(scores)
+    rows = headline(scores, splits=[split])
     out = []
     for row in rows[(rows["model"] == model) & (rows["stage"] == stage)].to_dict("records"):
         point = {"measure": row["task"], "split": split, "value": row["f1"], "low": row["f1_low"], "high": row["f1_high"], "n": int(row["n"])}
@@ -158,16 +159,16 @@ def sentences(found: pd.DataFrame) -> list[str]:
                 continue
             own, name = reference.iloc[0], f"{factor_name(notebook, factor)}, {model}"
             if measure == "bits per byte":
-                text = "general text" if split == GENERAL else f"notes of {summary.ring_name(split)}"
+                text = "general text" if split == GENERAL else f"notes of {ring_name(split)}"
                 best = line.loc[line["value"].idxmin()]
                 out.append(f"{name}: on {text} the loss is {own['value']:.3f} bits per byte at {shown(own['setting'])} (reference), "
                            f"{', '.join(f'{row.value:.3f} at {shown(row.setting)}' for row in others.itertuples())}; lowest at {shown(best['setting'])} (n = {int(own['n']):,} tokens).")
             else:
-                moves = [f"{summary.signed(row.difference)} at {shown(row.setting)} ({summary.signed(row.difference_low)} to {summary.signed(row.difference_high)})"
+                moves = [f"{signed(row.difference)} at {shown(row.setting)} ({signed(row.difference_low)} to {signed(row.difference_high)})"
                          for row in others.itertuples() if pd.notna(row.difference)]
                 apart = [shown(row.setting) for row in others.itertuples() if row.difference_low > 0 or row.difference_high < 0]
                 verdict = f"told apart from the reference by this sample: {', '.join(apart)}" if apart else "no setting can be told from the reference by this sample"
-                out.append(f"{name}: {summary.task_name(measure)} reaches {own['value']:.1f} points at {shown(own['setting'])} (reference, n = {int(own['n']):,}); "
+                out.append(f"{name}: {task_name(measure)} reaches {own['value']:.1f} points at {shown(own['setting'])} (reference, n = {int(own['n']):,}); "
                            + (f"against it {', '.join(moves)}, 95 % intervals paired by patient; {verdict}." if moves else "nothing else was scored."))
     return out or ["Nothing was varied in this run: no factor to show. Profile ablation varies rank, learning rate and number of notes."]
 
@@ -182,8 +183,8 @@ def settings_table(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd
     training, scores = read(run_dir, "training"), read(run_dir, "scores")
     tuned = [row for row in stages.sort_values(["model", "root", "stage"]).itertuples() if row.root != "cpt" and not one_factor(row.changes)]
     with_variants = {(row.model, row.root) for row in tuned if row.changes}
-    split, rows = summary.main_split(scores), []
-    ended, read_ones = summary.headline(scores, "eos_share", "clinical", [split]), summary.headline(scores, splits=[split])
+    split, rows = main_split(scores), []
+    ended, read_ones = headline(scores, "eos_share", "clinical", [split]), headline(scores, splits=[split])
     for row in [row for row in tuned if (row.model, row.root) in with_variants]:
         size = training.loc[(training["model"] == row.model) & (training["stage"] == row.stage), "trainable_parameters"]
         for score in task_scores(run_dir, scores, row.model, row.stage, row.root, n_resamples, seed):
@@ -191,8 +192,8 @@ def settings_table(run_dir: Path, n_resamples: int = 1000, seed: int = 42) -> pd
             of = {name: table[(table[list(this)] == pd.Series(this)).all(axis=1)] for name, table in (("ended", ended), ("unparsed", read_ones))}
             rows.append({
                 "model": row.model, "stage": row.stage, "what differs": differences(row.changes), "trained parameters": f"{int(size.iloc[0]):,}" if len(size) else "",
-                "task": summary.task_name(score["measure"]), "average F1": f"{score['value']:.1f} ({score['low']:.1f} to {score['high']:.1f})",
-                "against the reference": f"{summary.signed(score['difference'])} ({summary.signed(score['difference_low'])} to {summary.signed(score['difference_high'])})" if "difference" in score else "",
+                "task": task_name(score["measure"]), "average F1": f"{score['value']:.1f} ({score['low']:.1f} to {score['high']:.1f})",
+                "against the reference": f"{signed(score['difference'])} ({signed(score['difference_low'])} to {signed(score['difference_high'])})" if "difference" in score else "",
                 "ended by itself, %": f"{of['ended']['f1'].iloc[0]:.1f}" if len(of["ended"]) else "", "unparsed": f"{int(of['unparsed']['unparsed'].iloc[0]):,}", "n": f"{score['n']:,}",
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["model", "stage", "what differs", "trained parameters", "task", "average F1", "against the reference", "ended by itself, %", "unparsed", "n"])

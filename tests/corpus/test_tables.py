@@ -5,7 +5,7 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from cancerllm_utils import tables
+from cancerllm_utils.corpus import tables
 from cancerllm_utils.errors import UserError
 from tests import invented_results
 

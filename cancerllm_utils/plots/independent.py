@@ -1,6 +1,6 @@
 """Figures of the independent cohort: change from ring to ring, institution by institution, the learning curve over hospitals, subgroups.
 
-Each takes result tables (evaluation/rings.py, institutions_curve.py, subgroups.py) and returns a matplotlib Figure in the theme of plots.py.
+Each takes result tables (evaluation/rings.py, institutions_curve.py, subgroups.py) and returns a matplotlib Figure in the theme of the package.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cancerllm_utils.plots import DASHES, GREY, MARKERS, PALETTE, empty_figure, new_figure
-from cancerllm_utils.summary import BASELINES, METRIC_NAMES, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import BASELINES, METRIC_NAMES, model_name, ring_name, system_order, task_name
 
 MAX_PANELS = 4
 FORMS = {("external_site", "difference"): ("s", "as it is"), ("external", "difference"): ("o", "as it is"), ("external", "adjusted"): ("D", "at an equal mix of cancers")}

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from cancerllm_utils import model_card
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.report import model_card
 from tests import invented_results
 
 CARD = {

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cancerllm_utils import report
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.report import pages
 from tests import invented_results
 
 EMPTY = {"meta", "img", "br", "hr", "link", "input"}
@@ -21,7 +21,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(finished):
-    report.build_report(finished)
+    pages.build_report(finished)
     return finished / "report"
 
 
@@ -102,75 +102,75 @@ def test_success_is_what_the_record_says(built):
 
 
 def test_real_note_text_is_left_out_and_said(run):
-    text = report.build_report(as_real(run)).read_text()
+    text = pages.build_report(as_real(run)).read_text()
     assert not (run / "report" / "04_instruction_tuning.cpt-sft.html").exists() and (run / "report" / "01_data_exploration.html").exists()
     assert "shows a passage of a note" in text and "share the report" in text
     assert all(invented_results.SECRET not in path.read_text() for path in (run / "report").glob("*"))
 
 
 def test_report_text_shows_it_with_a_warning(run):
-    text = report.build_report(as_real(run), report_text=True).read_text()
+    text = pages.build_report(as_real(run), report_text=True).read_text()
     assert "contains patient text, do not share" in text
     assert invented_results.SECRET in (run / "report" / "04_instruction_tuning.cpt-sft.html").read_text()
 
 
 def test_passages_are_found_across_markup_but_not_in_tables_of_numbers():
     note = "One two three four five six seven eight nine ten words 1 2 3 4 5 6 7 8 9 10."
-    pages = {"a": "<p>two <b>three</b> four, five six\nseven eight nine</p>", "b": "<td>1</td> 2 3 4 5 6 7 8 9 10", "c": "three four five six seven eight nine"}
-    assert report.pages_with_note_text(pages, [note]) == ["a"]
+    html_pages = {"a": "<p>two <b>three</b> four, five six\nseven eight nine</p>", "b": "<td>1</td> 2 3 4 5 6 7 8 9 10", "c": "three four five six seven eight nine"}
+    assert pages.pages_with_note_text(html_pages, [note]) == ["a"]
 
 
 @pytest.mark.parametrize("missing", ["results", "records", "notebooks", "figures", "corpus"])
 def test_a_missing_step_is_said(built, run, missing):
     assert 'class="missing"' not in (built / "index.html").read_text()
     shutil.rmtree(run / missing)
-    assert report.build_report(run).read_text().count('class="missing"') == 1
+    assert pages.build_report(run).read_text().count('class="missing"') == 1
 
 
 def test_an_empty_run_gives_a_page(tmp_path):
-    assert "nothing to say about its answers yet" in report.build_report(tmp_path).read_text()
+    assert "nothing to say about its answers yet" in pages.build_report(tmp_path).read_text()
 
 
 def test_no_run_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="no such run"):
-        report.build_report(tmp_path / "none")
+        pages.build_report(tmp_path / "none")
 
 
 def test_broken_notebook_and_record_do_not_stop_the_report(run):
     (run / "notebooks" / "05_prediction.ipynb").write_text('{"cells": [')
     (run / "records" / "05_prediction.json").write_text("{")
-    assert "05_prediction; unreadable" in report.build_report(run).read_text()
+    assert "05_prediction; unreadable" in pages.build_report(run).read_text()
 
 
 def test_a_second_report_drops_stale_pages(run):
-    report.build_report(run)
+    pages.build_report(run)
     (run / "notebooks" / "01_data_exploration.ipynb").unlink()
-    report.build_report(run)
+    pages.build_report(run)
     assert not (run / "report" / "01_data_exploration.html").exists()
 
 
 def test_images_of_notebooks_get_a_text_and_keep_their_own():
-    body = report._accessible('<img src="a"/><img alt="mine" src="b"/><img alt="No description has been provided for this image" src="c"/>', "A & B")
+    body = pages._accessible('<img src="a"/><img alt="mine" src="b"/><img alt="No description has been provided for this image" src="c"/>', "A & B")
     assert re.findall(r'alt="([^"]*)"', body) == ["Figure in A &amp; B; the text around it describes it", "mine", "Figure in A &amp; B; the text around it describes it"]
     assert Page(body).all("img")[2]["src"] == "c"
 
 
 def test_header_cells_say_what_they_head():
     table = '<table><thead><tr><th class="x">a</th></tr></thead><tbody><tr><th>1</th><th scope="row">2</th></tr></tbody></table>'
-    assert [cell["scope"] for cell in Page(report._accessible(table, "")).all("th")] == ["col", "row", "row"]
+    assert [cell["scope"] for cell in Page(pages._accessible(table, "")).all("th")] == ["col", "row", "row"]
 
 
 def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     target = tmp_path / "figures"
     target.mkdir()
     (target / "gone.svg").write_text("<svg/>")
-    text = report.export_figures(run, target).read_text()
+    text = pages.export_figures(run, target).read_text()
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "cohort.png", "cohort.svg", "leaderboard.png", "leaderboard.svg"]
     for expected in ["run `quick`", "commit `abcdef1234+changes`", "Notebook: `01_data_exploration`", "Notebook: `04_instruction_tuning.cpt-sft`", "Average F1 by task.", "](cohort.svg)"]:
         assert expected in text
     shutil.rmtree(run / "figures")
     with pytest.raises(UserError, match="no figure"):
-        report.export_figures(run, target)
+        pages.export_figures(run, target)
     assert (target / "cohort.svg").is_file()  # refused before anything was removed
 
 
@@ -180,7 +180,7 @@ def test_command_follows_the_summary_notebooks_report_text(run):
     for allowed in [True, False]:
         record = {"step": "00_summary", "params": {"report_text": allowed}, "started": "2026-01-09", "finished": "2026-01-09"}
         (run / "records" / "00_summary.json").write_text(json.dumps(record))
-        assert report.main([str(run)]) == run / "report" / "index.html"
+        assert pages.main([str(run)]) == run / "report" / "index.html"
         assert secret_page.exists() == allowed
     with pytest.raises(UserError, match="Usage"):
-        report.main([])
+        pages.main([])

@@ -11,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from cancerllm_utils import run_facts, summary
 from cancerllm_utils.corpus import datasheet
 from cancerllm_utils.evaluation import comparisons
 from cancerllm_utils.paths import PACKAGE
+from cancerllm_utils.report import run_facts, summary
+from cancerllm_utils.results import METRIC_NAMES, RINGS, headline, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
 from cancerllm_utils.tasks import task
 
 REPORTED, PARTLY, NOT_REPORTED, NOT_APPLICABLE = "reported", "reported in part", "not reported", "not applicable"
@@ -72,7 +73,7 @@ def facts(run_dir: Path) -> dict[str, str]:
     written = comparisons.load()
     found = {
         "questions": " ".join(entry["question"] for entry in written["primary"]), "written": str(written["written"]),
-        "paper": f"CancerLLM ({summary.load_paper_values()['sources']['both']})",
+        "paper": f"CancerLLM ({load_paper_values()['sources']['both']})",
     }  # fmt: skip
     found |= of_corpus(run_dir, cohort, records) | of_labels(run_dir) | of_questions(run_dir, cohort) | of_models(run_dir, records)
     found |= of_scores(run_dir, results, cohort) | of_records(records)
@@ -111,8 +112,8 @@ def mix(patients: pd.DataFrame) -> str:
     if "train" not in shares.index:
         return ""
     top = shares.loc["train"].sort_values(ascending=False).index[:3]
-    rings = [ring for ring in summary.RINGS if ring in shares.index]
-    return "Most frequent cancers, " + "; ".join(f"{summary.ring_name(ring)}: " + ", ".join(f"{name} {100 * shares.loc[ring, name]:.0f} %" for name in top) for ring in rings) + "."
+    rings = [ring for ring in RINGS if ring in shares.index]
+    return "Most frequent cancers, " + "; ".join(f"{ring_name(ring)}: " + ", ".join(f"{name} {100 * shares.loc[ring, name]:.0f} %" for name in top) for ring in rings) + "."
 
 
 def characteristics(notes: pd.DataFrame, patients: pd.DataFrame) -> str:
@@ -158,7 +159,7 @@ def of_questions(run_dir: Path, cohort: dict) -> dict[str, str]:
     hashes = ", ".join(f"{name} {value}" for name, value in settings.get("prompt_hash", {}).items())
     sources = [task.label_source(task.load_task(name), settings.get("corpus", ""), settings.get("silver", False)) for name in names if name in task.task_names()]
     return {
-        "tasks": "Tasks: " + ", ".join(f"{summary.task_name(name)} ({len(settings.get('fields', {}).get(name, []))} fields)" for name in names) + "." if names else "",
+        "tasks": "Tasks: " + ", ".join(f"{task_name(name)} ({len(settings.get('fields', {}).get(name, []))} fields)" for name in names) + "." if names else "",
         "balance": f"Training questions are {'balanced over' if settings.get('balance') else 'drawn without balancing'} answers; share of \"not stated\" {settings.get('not_stated_share', 0):.0%}.",
         "prompts": f"No example is given in a prompt. Prompt hashes: {hashes}." if hashes else "", "outcome": " ".join(sources),
     }  # fmt: skip
@@ -169,7 +170,7 @@ def of_models(run_dir: Path, records: list[dict]) -> dict[str, str]:
     cards = {pair: json.loads((run_dir / "models" / pair[0] / pair[1] / "cancerllm.json").read_text(encoding="utf-8")) for pair in run_facts.adapters(run_dir)}
     found = {}
     if cards:
-        found["models"] = " ".join(f"{summary.model_name(*pair)}: base {card.get('base', pair[0])}, revision {str(card.get('base_revision', 'not recorded'))[:19]}." for pair, card in cards.items())
+        found["models"] = " ".join(f"{model_name(*pair)}: base {card.get('base', pair[0])}, revision {str(card.get('base_revision', 'not recorded'))[:19]}." for pair, card in cards.items())
         found["architecture"] = " ".join(dict.fromkeys(architecture(model) for model, _ in cards))
         found["training"] = " ".join(trained(pair, card) for pair, card in cards.items() if card.get("training"))
         found["tuning"] = " ".join(trained(pair, card) for pair, card in cards.items() if card.get("training") and "sft" in pair[1])
@@ -196,7 +197,7 @@ def trained(pair: tuple[str, str], card: dict) -> str:
     """One stage's training in a sentence."""
     settings, outcome = card["training"], card.get("outcome", {})
     rank = f", LoRA rank {settings['lora_r']}" if settings.get("tuning") == "lora" else ", all weights"
-    return (f"{summary.model_name(*pair)}: {outcome.get('steps', 0):,} steps over {outcome.get('tokens', 0):,} tokens, learning rate {settings.get('learning_rate')}{rank}, "
+    return (f"{model_name(*pair)}: {outcome.get('steps', 0):,} steps over {outcome.get('tokens', 0):,} tokens, learning rate {settings.get('learning_rate')}{rank}, "
             f"seed {settings.get('seed')}.")
 
 
@@ -205,16 +206,16 @@ def of_scores(run_dir: Path, results: dict, cohort: dict) -> dict[str, str]:
     scores, folder = results["scores"], run_dir / "results"
     found = {}
     if len(scores):
-        systems = summary.main_systems(scores)
-        names = [summary.model_name(*pair) for pair in summary.system_order(scores) if pair[1] == "baseline"]
-        split, rows = summary.main_split(scores), summary.headline(scores)
+        systems = main_systems(scores)
+        names = [model_name(*pair) for pair in system_order(scores) if pair[1] == "baseline"]
+        split, rows = main_split(scores), headline(scores)
         first = rows.drop_duplicates(["task", "split"])
         answers = rows[rows["stage"] != "baseline"]
-        shown = list(dict.fromkeys(summary.METRIC_NAMES.get(metric, metric) for metric in scores["metric"]))
+        shown = list(dict.fromkeys(METRIC_NAMES.get(metric, metric) for metric in scores["metric"]))
         found = {
             "metrics": f"Metrics: {', '.join(shown)}, in two families (paper, clinical), each with 95 % intervals over patients or institutions.",
             "baselines": ", ".join(names), "performance": " ".join(line for system in systems for line in summary.system_sentences(scores, system)),
-            "items": "Questions scored: " + "; ".join(f"{summary.task_name(row.task)}, {summary.ring_name(row.split)} {int(row.n):,}" for row in first.itertuples()) + ".",
+            "items": "Questions scored: " + "; ".join(f"{task_name(row.task)}, {ring_name(row.split)} {int(row.n):,}" for row in first.itertuples()) + ".",
             "unparsed": f"{int(answers['unparsed'].sum()):,} of {int(answers['n'].sum()):,} answers of the language models could not be read." if len(answers) else "",
             "refusal": " ".join(line for system in systems for line in summary.refusal_sentences(scores, system)),
             "drop": " ".join(line for system in systems for line in summary.ring_sentences(scores, system)),
@@ -228,14 +229,14 @@ def of_scores(run_dir: Path, results: dict, cohort: dict) -> dict[str, str]:
         found["comparisons"] = f"{len(primary)} primary and {len(table) - len(primary)} secondary comparisons, tested by permutation under Holm. " + " ".join(primary["verdict"].astype(str))
     if (folder / "subgroups.csv").is_file():
         groups = pd.read_csv(folder / "subgroups.csv").query("metric == 'average'")
-        systems = set(summary.main_systems(scores)) if len(scores) else set()
+        systems = set(main_systems(scores)) if len(scores) else set()
         of_systems = groups[[pair in systems for pair in zip(groups["model"], groups["stage"])]]
         kinds = ", ".join(dict.fromkeys(of_systems["dimension"]))
         found["subgroups"] = (f"By {kinds}: {of_systems['shown'].astype(bool).sum():,} groups shown, {(~of_systems['shown'].astype(bool)).sum():,} too small; "
                               f"{(of_systems['p_holm'] < 0.05).sum():,} differ from the other patients beyond chance (Holm).") if len(of_systems) else ""
     if (folder / "ledger.csv").is_file():
         ledger = pd.read_csv(folder / "ledger.csv")["split"].value_counts()
-        found["ledger"] = "Scorings of held-out test sets in the ledger: " + ", ".join(f"{summary.ring_name(name)} {n}" for name, n in ledger.items()) + "."
+        found["ledger"] = "Scorings of held-out test sets in the ledger: " + ", ".join(f"{ring_name(name)} {n}" for name, n in ledger.items()) + "."
     return found
 
 

@@ -1,10 +1,10 @@
-"""Figures of the contamination probes. Each takes rows of a result table and returns a Figure, as those of plots.py."""
+"""Figures of the contamination probes. Each takes rows of a result table and returns a Figure in the theme of the package."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, empty_figure, new_figure
-from cancerllm_utils.summary import ring_name
+from cancerllm_utils.results import ring_name
 
 
 def continuations(table: pd.DataFrame) -> Figure:

@@ -10,17 +10,18 @@ import os
 import platform
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
-from cancerllm_utils import model_card, paths, results_files, results_json, summary, tripod
+from cancerllm_utils import paths
 from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
-from cancerllm_utils.run_facts import adapters, anchor, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
+from cancerllm_utils.report import model_card, results_files, results_json, summary, tripod
+from cancerllm_utils.report.run_facts import adapters, anchor, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
+from cancerllm_utils.results import load_paper_values, model_name
 
 ASSETS = PACKAGE / "assets" / "report"
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
@@ -53,7 +54,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
             left_out.append(f"{page}: it shows a passage of a note. Set report_text: true to include it, and then do not share the report.")
             del written[page]
             next(notebook for notebook in notebooks if notebook["page"] == page)["page"] = ""
-    paper = summary.load_paper_values()
+    paper = load_paper_values()
     asked = tripod.checklist(run_dir)
     tripod.write(run_dir, asked)
     written["index.html"] = pages.get_template("index.html.j2").render(
@@ -206,7 +207,7 @@ def _table(frame: pd.DataFrame | None) -> dict | None:
 
 def files_for_others(run_dir: Path) -> list[dict]:
     """What the run offers to other programs and people, as href (from report/), text; only what is there."""
-    cards = [(f"models/{model}/{stage}/README.md", f"model card of {summary.model_name(model, stage)}, Hugging Face format") for model, stage in adapters(run_dir)]
+    cards = [(f"models/{model}/{stage}/README.md", f"model card of {model_name(model, stage)}, Hugging Face format") for model, stage in adapters(run_dir)]
     found = [
         ("results/README.md", "what every table and column of results/ means, with units"),
         ("results/scores.csv", "every score, one number per row"),
@@ -278,11 +279,3 @@ def search_identifiers(run_dir: Path) -> str:
     kinds = found[found["found"] > 0].groupby("kind")["found"].sum()
     seen = ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()) or "nothing"
     return f"What looks like an identifier in {len(files)} pages and notebooks: {seen} (results/identifiers_in_report.csv; a search with measured recall, no proof of absence)."
-
-
-if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -12,7 +12,7 @@ import pandas as pd
 from cancerllm_utils.corpus.quality import STRATA, several_tumours, strata
 from cancerllm_utils.corpus.splits import SPLITS as RINGS
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.summary import ring_name
+from cancerllm_utils.results import ring_name
 
 MARKED = "background:#fff1c2;color:#000;border-bottom:2px solid #000"
 CHIP = "border:1px solid #000;border-radius:3px;padding:0 3px;margin:0 2px;font-size:80%;color:#000;background:#fff;display:inline-block;line-height:1.3"

@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils import plots
+from cancerllm_utils.plots import evaluation, training
 from tests import invented_results
 
 SCORES = invented_results.scores()
 FIGURES = {
-    "cpt_loss": lambda: plots.cpt_loss(invented_results.cpt()),
-    "learning_curves": lambda: plots.learning_curves(invented_results.curve()),
-    "leaderboard": lambda: plots.leaderboard(SCORES),
-    "ring_drop": lambda: plots.ring_drop(SCORES),
-    "field_accuracy": lambda: plots.field_accuracy(SCORES),
-    "abstention": lambda: plots.abstention(SCORES),
-    "abstention_by_field": lambda: plots.abstention_by_field(SCORES),
+    "cpt_loss": lambda: training.cpt_loss(invented_results.cpt()),
+    "learning_curves": lambda: training.learning_curves(invented_results.curve()),
+    "leaderboard": lambda: evaluation.leaderboard(SCORES),
+    "ring_drop": lambda: evaluation.ring_drop(SCORES),
+    "field_accuracy": lambda: evaluation.field_accuracy(SCORES),
+    "abstention": lambda: evaluation.abstention(SCORES),
+    "abstention_by_field": lambda: evaluation.abstention_by_field(SCORES),
 }
 
 
@@ -52,9 +53,9 @@ def test_no_figure_stays_open(name):
 
 
 @pytest.mark.parametrize("function, columns", [
-    (plots.cpt_loss, ["when", "split", "loss", "bits_per_byte", "tokens"]),
-    (plots.learning_curves, ["stage", "step", "tokens", "loss", "dev_loss"]),
-    *[(f, invented_results.SCORE_COLUMNS) for f in [plots.leaderboard, plots.ring_drop, plots.field_accuracy, plots.abstention, plots.abstention_by_field]],
+    (training.cpt_loss, ["when", "split", "loss", "bits_per_byte", "tokens"]),
+    (training.learning_curves, ["stage", "step", "tokens", "loss", "dev_loss"]),
+    *[(f, invented_results.SCORE_COLUMNS) for f in [evaluation.leaderboard, evaluation.ring_drop, evaluation.field_accuracy, evaluation.abstention, evaluation.abstention_by_field]],
 ])
 def test_an_empty_table_gives_a_figure_that_says_so(function, columns):
     said = texts(function(pd.DataFrame(columns=columns)))
@@ -66,13 +67,13 @@ def test_cpt_loss_prints_the_relative_change():
 
 
 def test_leaderboard_draws_the_paper_only_where_it_is_told_to():
-    assert "paper" not in texts(plots.leaderboard(SCORES))
-    fig = plots.leaderboard(SCORES, {"diagnosis_generation": 86.81})
+    assert "paper" not in texts(evaluation.leaderboard(SCORES))
+    fig = evaluation.leaderboard(SCORES, {"diagnosis_generation": 86.81})
     assert ["paper" in "".join(t.get_text() for t in ax.texts) for ax in fig.axes] == [False, True]
 
 
 def test_leaderboard_shows_every_score():
-    said = texts(plots.leaderboard(SCORES))
+    said = texts(evaluation.leaderboard(SCORES))
     assert all(f"{value:.1f}" in said for value in invented_results.SYSTEMS.values())
 
 
@@ -87,7 +88,7 @@ def test_field_accuracy_has_a_cell_per_field_and_system():
 
 
 def test_systems_differ_without_colour():
-    styles = plots._style(list(invented_results.SYSTEMS))
+    styles = plots.system_styles(list(invented_results.SYSTEMS))
     assert len({style["marker"] for style in styles.values()}) == len(styles)
 
 
@@ -102,7 +103,7 @@ def test_save_writes_both_files_and_keeps_the_other_captions(tmp_path):
 
 
 def test_figures_and_report_stay_free_of_torch():
-    code = "import sys; import cancerllm_utils.plots, cancerllm_utils.plots_corpus, cancerllm_utils.tables, cancerllm_utils.report, cancerllm_utils.summary; print('torch' in sys.modules)"
+    code = "import sys; import cancerllm_utils.plots.evaluation, cancerllm_utils.plots.corpus, cancerllm_utils.corpus.tables, cancerllm_utils.report.pages; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
@@ -116,5 +117,5 @@ def test_abstention_draws_right_values_against_false_answers():
 def test_fields_with_few_questions_of_one_kind_are_not_drawn():
     few = SCORES.copy()
     few.loc[(few["field"] == "grade") & (few["metric"] == "right_stated"), "n"] = 197  # of 200: three not stated
-    assert "grade (n = 200)" in texts(drawn("abstention_by_field")) and "grade (n = 200)" not in texts(plots.abstention_by_field(few))
+    assert "grade (n = 200)" in texts(drawn("abstention_by_field")) and "grade (n = 200)" not in texts(evaluation.abstention_by_field(few))
     assert "Majority" not in texts(drawn("abstention_by_field"))

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from cancerllm_utils import ablation, params, plots_ablation
+from cancerllm_utils import params
+from cancerllm_utils.evaluation import ablation
+from cancerllm_utils.plots import ablation as plots_ablation
 from cancerllm_utils.results import SCORE_COLUMNS
 
 CPT = {"model": "tiny_base", "lora_r": 8, "max_tokens": 4000, "learning_rate": 1e-3, "packing_strategy": "bfd"}

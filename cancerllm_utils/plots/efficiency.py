@@ -1,10 +1,10 @@
-"""Figures of efficiency: quality against cost, and what a larger batch brings. Each takes result tables and returns a Figure, as those of plots.py."""
+"""Figures of efficiency: quality against cost, and what a larger batch brings. Each takes result tables and returns a Figure in the theme of the package."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, _handles, _n, _style, empty_figure, new_figure
-from cancerllm_utils.summary import model_name, ring_name, system_order, task_name
+from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
+from cancerllm_utils.results import model_name, ring_name, system_order, task_name
 
 FLOOR = 0.01  # seconds per 1,000 answers: what is below it was not measurable and is drawn there
 
@@ -18,7 +18,7 @@ def quality_against_cost(front: pd.DataFrame) -> Figure:
     if not tasks:
         return empty_figure("no system was both scored and timed")
     fig, axes = new_figure(1, len(tasks), size=(3 + 3.7 * len(tasks), 4.2), sharey=True)
-    style = _style(systems)
+    style = system_styles(systems)
     for ax, task in zip(axes[0], tasks):
         part = front[front["task"] == task].assign(cost=lambda rows: rows["seconds_per_1000"].clip(lower=FLOOR))
         line = part[part["front"]].sort_values("cost")
@@ -30,11 +30,11 @@ def quality_against_cost(front: pd.DataFrame) -> Figure:
             bars = [[row.quality - row.low], [row.high - row.quality]] if pd.notna(row.low) else None
             ax.errorbar(row.cost, row.quality, yerr=bars, markersize=8, elinewidth=0.9, capsize=2, label=model_name(row.model, row.stage), zorder=3, **own)
         too_fast = f"\n({FLOOR:g}: too fast to time)" if (part["seconds_per_1000"] < FLOOR).any() else ""
-        ax.set(title=f"{task_name(task)}\n{ring_name(part['split'].iloc[0])}, {_n(part['n'])}", xscale="log", ylim=(-3, 103),
+        ax.set(title=f"{task_name(task)}\n{ring_name(part['split'].iloc[0])}, {n_text(part['n'])}", xscale="log", ylim=(-3, 103),
                xlabel=f"seconds per 1,000 answers{too_fast}")
         ax.margins(x=0.15)
     axes[0, 0].set_ylabel("average F1, points (95 % interval)")
-    handles, labels = _handles(axes[0])
+    handles, labels = legend_handles(axes[0])
     found, order = dict(zip(labels, handles)), [*(model_name(*system) for system in systems), "not beaten in both"]
     axes[0, -1].legend([found[label] for label in order], order, loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=0.8)
     return fig

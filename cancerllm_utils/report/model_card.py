@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from cancerllm_utils import run_facts, summary
 from cancerllm_utils.corpus import datasheet
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import PACKAGE, ROOT
+from cancerllm_utils.report import run_facts, summary
+from cancerllm_utils.results import METRIC_NAMES, RINGS, headline, ring_name, task_name
 from cancerllm_utils.tasks import task
 
 # The hub's own names of the licences in models.yaml; any other stands as `other` with its name. https://huggingface.co/docs/hub/repositories-licenses
@@ -66,12 +67,12 @@ def front_matter(model: str, stage: str, entry: dict, cohort: dict, scores: pd.D
     if not cohort["synthetic"]:  # an adapter can repeat what it read, so the base's licence alone would promise too much
         licence, name = "other", f"{name}-and-terms-of-the-notes"
     corpus = "synthetic" if cohort["synthetic"] else cohort["corpus"] or "not-recorded"
-    shown = [(row, metric) for family, metric in IN_INDEX for _, row in by_ring(summary.headline(scores, metric, family)).iterrows() if pd.notna(row["f1"])]
+    shown = [(row, metric) for family, metric in IN_INDEX for _, row in by_ring(headline(scores, metric, family)).iterrows() if pd.notna(row["f1"])]
     index = [
         EvalResult(
-            task_type="text-generation", task_name=summary.task_name(row["task"]), dataset_type=corpus, dataset_config=row["task"], dataset_split=row["split"],
-            dataset_name=f"{corpus}, {summary.task_name(row['task'])}, {summary.ring_name(row['split'])}", metric_type=metric, metric_value=round(float(row["f1"]), 2),
-            metric_name=f"{summary.METRIC_NAMES.get(metric, metric)}, {row['family']} family, 0 to 100", metric_config=row["family"], metric_args=interval_of(row), verified=False,
+            task_type="text-generation", task_name=task_name(row["task"]), dataset_type=corpus, dataset_config=row["task"], dataset_split=row["split"],
+            dataset_name=f"{corpus}, {task_name(row['task'])}, {ring_name(row['split'])}", metric_type=metric, metric_value=round(float(row["f1"]), 2),
+            metric_name=f"{METRIC_NAMES.get(metric, metric)}, {row['family']} family, 0 to 100", metric_config=row["family"], metric_args=interval_of(row), verified=False,
         )
         for row, metric in shown
     ]  # fmt: skip
@@ -85,7 +86,7 @@ def front_matter(model: str, stage: str, entry: dict, cohort: dict, scores: pd.D
 
 def by_ring(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of a headline table by task, then from near patients to far ones."""
-    rings = list(summary.RINGS)
+    rings = list(RINGS)
     return rows.sort_values(["task", "split"], key=lambda column: column.map(lambda name: (rings.index(name) if name in rings else len(rings)) if column.name == "split" else name))
 
 
@@ -157,11 +158,11 @@ def evaluation(results: dict, scores: pd.DataFrame, model: str, stage: str) -> l
     """Scores with intervals per ring, how they stand to simple methods, and the change of the loss where the stage read notes."""
     out = []
     if len(scores):
-        extra = {metric: summary.headline(scores, metric, "clinical") for metric in ("value_accuracy", "false_answer")}
+        extra = {metric: headline(scores, metric, "clinical") for metric in ("value_accuracy", "false_answer")}
         lines = ["| task | test set | average F1 (95 % interval) | value accuracy | false answers | n |", "|---|---|---|---|---|---|"]
-        for _, row in by_ring(summary.headline(scores)).iterrows():
+        for _, row in by_ring(headline(scores)).iterrows():
             cells = [row_of(table, row) for table in extra.values()]
-            lines.append(f"| {summary.task_name(row['task'])} | {summary.ring_name(row['split'])} | {points(row)} | {' | '.join(cells)} | {int(row['n']):,} |")
+            lines.append(f"| {task_name(row['task'])} | {ring_name(row['split'])} | {points(row)} | {' | '.join(cells)} | {int(row['n']):,} |")
         out += ["Points from 0 to 100. Average F1 is the paper's headline, the mean of exact match, BLEU-2 and ROUGE-L; intervals resample patients, or institutions where these were held "
                 "out. Nobody outside the project has verified these numbers.", "\n".join(lines)]
         if results["silver"]:

@@ -1,4 +1,4 @@
-"""The figure of the ablation: what each varied setting does to the loss and to the scores. It takes result tables and returns a Figure, as those of plots.py.
+"""The figure of the ablation: what each varied setting does to the loss and to the scores. It takes result tables and returns a Figure in the theme of the package.
 
 A module of its own: a change here must not train the models of notebook 03 again, which draws with plots_training.
 """
@@ -6,9 +6,9 @@ A module of its own: a change here must not train the models of notebook 03 agai
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.ablation import GENERAL, factor_name, shown
+from cancerllm_utils.evaluation.ablation import GENERAL, factor_name, shown
 from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, empty_figure, new_figure
-from cancerllm_utils.summary import ring_name, task_name
+from cancerllm_utils.results import ring_name, task_name
 
 
 def ablation(found: pd.DataFrame) -> Figure:

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import PathPatch, Rectangle
 
-from cancerllm_utils import plots_corpus
+from cancerllm_utils.plots import corpus as plots_corpus
 from tests import invented_results
-from tests.test_plots import texts
+from tests.plots.test_plots import texts
 
 NOTES, SPLITS, LABELS = invented_results.notes(), invented_results.splits(), invented_results.labels()
 DATED = NOTES.assign(date=["2020-01-01", "2020-07-01"] * 60)

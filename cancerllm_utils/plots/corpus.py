@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from cancerllm_utils import paths
 from cancerllm_utils.corpus import quality as text_quality
+from cancerllm_utils.corpus.tables import word_counts
 from cancerllm_utils.plots import HATCHES, PALETTE, RINGS, empty_figure, heat_map, new_figure
-from cancerllm_utils.summary import ring_name, task_name
-from cancerllm_utils.tables import word_counts
+from cancerllm_utils.results import ring_name, task_name
 
 ABOUT_PATIENTS = ("age", "sex", "gender", "race", "ethnicity", "ecog", "smoking", "diagnosis_year", "vital_status")  # empty means missing there, not none
 MAX_INSTITUTIONS = 25  # rows of the map; the smaller ones share the last row

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cancerllm_utils import summary
+from cancerllm_utils.results import RINGS, headline, ring_name
 
 
 def read_records(run_dir: Path) -> list[dict]:
@@ -78,8 +78,8 @@ def cohort_sentences(cohort: dict, paper: dict | None) -> list[str]:
            f"from {notes['site'].nunique()} sites of {notes['institution'].nunique()} institutions."]
     if splits is not None:
         n = splits["split"].value_counts()
-        rings = [ring for ring in summary.RINGS if ring in n]
-        out.append("Patients by ring: " + ", ".join(f"{summary.ring_name(ring)} {n[ring]:,}" for ring in rings) + ". No patient is in two rings.")
+        rings = [ring for ring in RINGS if ring in n]
+        out.append("Patients by ring: " + ", ".join(f"{ring_name(ring)} {n[ring]:,}" for ring in rings) + ". No patient is in two rings.")
     if paper is not None:
         out.append(f"The paper had {paper['clinical_notes']:,} clinical notes and {paper['pathology_reports']:,} pathology reports of "
                    f"{paper['patients']:,} patients with {paper['cancer_types']} cancer types ({paper['note']}).")
@@ -99,7 +99,7 @@ def limit_sentences(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | N
     if uncertain is not None:
         out.append(f"{uncertain.sum():,} of {len(uncertain):,} pairs of note and field could not be decided and are left out of the extraction scores.")
     if not scores.empty:
-        rows = summary.headline(scores)
+        rows = headline(scores)
         answers = rows[rows["stage"] != "baseline"]
         out.append(f"{int(answers['unparsed'].sum()):,} of {int(answers['n'].sum()):,} answers of the language models could not be read; they count as wrong.")
     return out
