@@ -56,6 +56,7 @@ METRIC_NAMES = {
     "time": "time",
     "memory": "memory",
 }
+MIN_PATIENTS = 20  # an institution or subgroup with fewer patients is not shown by itself
 EMBEDDED, HYBRID = "tiny_base", "hybrid"
 
 

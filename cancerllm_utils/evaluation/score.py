@@ -19,7 +19,7 @@ from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import classes, groups, stats
 from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, UNPARSED, numbers, score_pairs, value_scores
-from cancerllm_utils.results import SCORE_COLUMNS
+from cancerllm_utils.results import MIN_PATIENTS, SCORE_COLUMNS
 
 # The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
 EIGHT = tuple((family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average"))
@@ -270,12 +270,13 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
 
 def institution_table(examples: pd.DataFrame) -> pd.DataFrame:
     """Every institution of the rings of unseen places by itself, from rows of examples.parquet: model, stage, task, split, family, institution, n,
-    patients, average_f1, value_accuracy (points). Extraction counts its headline items."""
+    patients, average_f1, value_accuracy (points, empty for fewer than MIN_PATIENTS patients). Extraction counts its headline items."""
     chosen = examples[examples["split"].str.startswith("external") & (examples["institution"] != "")]
     chosen = chosen[chosen["headline"].astype(bool) | (chosen["task"] != "phenotype_extraction")]
     keys = ["model", "stage", "task", "split", "family", "institution"]
     table = chosen.groupby(keys).agg(n=("example_id", "size"), patients=("patient_id", "nunique"), average_f1=("average_f1", "mean"), value_accuracy=("value_correct", "mean"))
-    return table.assign(average_f1=100 * table["average_f1"], value_accuracy=100 * table["value_accuracy"]).reset_index()
+    scores = (100 * table[["average_f1", "value_accuracy"]]).where(table["patients"] >= MIN_PATIENTS)
+    return table.assign(**scores).reset_index()
 
 
 def write_whole(path: Path, write) -> None:

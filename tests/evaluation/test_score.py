@@ -6,7 +6,7 @@ import pytest
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import groups, metrics, score
-from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, main_score, score_file, score_run
+from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, institution_table, main_score, score_file, score_run
 
 ROW = {"id": "1", "answers": ["left"], "prediction": "left"}
 
@@ -200,10 +200,10 @@ def test_compare_is_paired(run):
 
 
 def test_rings_of_unseen_places_count_institutions_not_patients(tmp_path):
-    rows = [{"example_id": f"e{i}", "patient_id": f"P{i}", "field": "pT", "answers": ["T2"], "institution": f"Hospital {i // 10}", "headline": True} for i in range(40)]
+    rows = [{"example_id": f"e{i}", "patient_id": f"P{i}", "field": "pT", "answers": ["T2"], "institution": f"Hospital {i // 20}", "headline": True} for i in range(80)]
     for ring in ("test", "external"):
         write(tmp_path / f"datasets/phenotype_extraction/{ring}.jsonl", *rows)
-        for stage, right in (("sft", 10), ("cpt-sft", 20)):  # whole hospitals are right or wrong
+        for stage, right in (("sft", 20), ("cpt-sft", 40)):  # whole hospitals are right or wrong
             given = [{"example_id": row["example_id"], "prediction": "", "answers": ["T2"], "parsed": "T2" if i < right else "T4"} for i, row in enumerate(rows)]
             write(tmp_path / f"predictions/tiny/{stage}/phenotype_extraction.{ring}.jsonl", *given)
     scores = score_run(tmp_path, n_resamples=200)
@@ -215,7 +215,15 @@ def test_rings_of_unseen_places_count_institutions_not_patients(tmp_path):
     assert compare(tmp_path, ("tiny", "cpt-sft"), ("tiny", "sft"), "phenotype_extraction", "test")["low"] > 0
     places = pd.read_csv(tmp_path / "results/institutions.csv")
     places = places[(places.stage == "cpt-sft") & (places.family == "clinical")]
-    assert places.institution.tolist() == [f"Hospital {i}" for i in range(4)] and places.value_accuracy.tolist() == [100, 100, 0, 0] and set(places.patients) == {10}
+    assert places.institution.tolist() == [f"Hospital {i}" for i in range(4)] and places.value_accuracy.tolist() == [100, 100, 0, 0] and set(places.patients) == {20}
+
+
+def test_an_institution_of_few_patients_shows_no_score():
+    rows = [{"model": "tiny", "stage": "sft", "task": "x", "split": "external", "family": "paper", "headline": True, "example_id": f"{name}{i}", "patient_id": f"{name}{i}",
+             "institution": name, "average_f1": 1.0, "value_correct": 0.5} for name, n in (("large", 20), ("small", 19)) for i in range(n)]
+    table = institution_table(pd.DataFrame(rows)).set_index("institution")
+    assert table.loc["large", ["average_f1", "value_accuracy"]].tolist() == [100, 50] and table.loc["small", ["average_f1", "value_accuracy"]].isna().all()
+    assert table["patients"].to_dict() == {"large": 20, "small": 19}
 
 
 def test_classes_and_kappa_of_a_closed_field(tmp_path):
