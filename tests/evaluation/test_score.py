@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import groups, metrics, score
+from cancerllm_utils.evaluation import efficiency, groups, metrics, score
 from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, institution_table, main_score, score_file, score_run
 
 ROW = {"id": "1", "answers": ["left"], "prediction": "left"}
@@ -134,7 +134,8 @@ def run(tmp_path):
 
     predict("cpt-sft-s7", "test", e1=("it is pT2a", "T2", "eos"), e2=("Left", "Left", "eos"), e3=("T3", "T3", "eos"), e4=("2.5 cm", "unparsed", "length"))
     predict("base", "test", e1=("x", "unparsed", "eos"), e2=("no", "not stated", "eos"), e3=("none", "not stated", "eos"), e4=("2.5", "2.5", "eos"))
-    predict("base", "test+misspell20", e1=("x", "unparsed", ""), e2=("Left", "Left", ""))
+    predict("base", "dev", e1=("x", "unparsed", ""), e2=("Left", "Left", ""))
+    (tmp_path / "datasets/extraction/dev.jsonl").write_bytes((tmp_path / "datasets/extraction/test.jsonl").read_bytes())
     return tmp_path
 
 
@@ -167,9 +168,9 @@ def test_score_run_by_hand(run):
     headline = pick(scores, **{**whole, "subgroup": "headline"}, metric="value_accuracy")
     assert headline.n == 3 and headline.f1 == pytest.approx(200 / 3)
     assert pick(scores, **{**whole, "variant": "full", "field": "pT"}, metric="value_accuracy").n == 2
-    # a variant of the test set uses the test set's examples; nothing that stops, no share of stops
-    varied = scores[scores.split == "test+misspell20"]
-    assert set(varied.n) == {1, 2} and "eos_share" not in set(varied.metric)
+    # nothing that stops, no share of stops
+    dev = scores[scores.split == "dev"]
+    assert set(dev.n) == {1, 2} and "eos_share" not in set(dev.metric)
 
 
 def test_score_run_writes_its_files(run):
@@ -182,8 +183,24 @@ def test_score_run_writes_its_files(run):
         examples.columns
     )
     ledger = pd.read_csv(run / "results/ledger.csv")
-    assert ledger.split.tolist() == ["test", "test+misspell20"] and set(ledger.why) == {"first look"}
+    assert ledger.split.tolist() == ["test"] and set(ledger.why) == {"first look"}
     assert not list(run.glob("results/*.part"))
+
+
+def test_damaged_questions_and_altered_teachers_stay_out_of_every_table(run):
+    clean = score_run(run, n_resamples=50)
+    answers = (run / "predictions/tiny/base/extraction.test.jsonl").read_bytes()
+    for other in ("tiny/base/extraction.test+misspell20", "tiny/base/extraction.test+misspell20+respelled", "tiny/base/extraction.test+respelled", "tiny/base/extraction.test+upper",
+                  "tiny/base/extraction.train+corrupted", "tfidf/baseline-cf40/extraction.test"):
+        path = run / "predictions" / f"{other}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(answers)
+    write(run / "predictions/tiny/sft-cf40/extraction.test.jsonl", *map(json.loads, answers.splitlines()))
+    again = score_run(run, n_resamples=50)
+    pd.testing.assert_frame_equal(again[again.stage != "sft-cf40"].reset_index(drop=True), clean)
+    assert set(again.stage) - set(clean.stage) == {"sft-cf40"}, "a model tuned on altered labels answers the clean questions: it is a row of its own"
+    assert set(pd.read_parquet(run / "results/examples.parquet").split) == {"dev", "test"}
+    assert set(efficiency.read_runs(run).split) == {"dev", "test"} and "baseline-cf40" not in set(efficiency.read_runs(run).stage)
 
 
 def test_compare_is_paired(run):
