@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
-from ..modeling import checkpoints, models
+from ..modeling import baselines, checkpoints, models
 from ..tasks import context as ctx
 from ..tasks.build import context_of, read_corpus, read_settings
 from ..tasks.task import build_prompt, hash_order, load_task, read_jsonl, write_jsonl
@@ -198,3 +198,14 @@ def perturbed_notes(run_dir, name: str) -> dict[tuple[str, str], str]:
     table = pd.read_parquet(Path(run_dir) / "corpus" / "perturbed" / f"{name}.parquet")
     return {(which, note): text for which, column in (("full", "text"), ("findings", "findings")) if column in table
             for note, text in zip(table["note_id"], table[column], strict=True) if isinstance(text, str)}
+
+
+def predict_baselines(run_dir, tasks: list[str], names: list[str], seed: int = 42) -> pd.DataFrame:
+    """The baselines' answers to perturbed test sets (`names` of set_names), as baselines.predict_baselines gives them: fitted on the clean training notes.
+
+    They are fitted on all tasks to which 05_prediction has their answers, so that a clean and a perturbed answer come from the same fit.
+    """
+    run_dir = Path(run_dir)
+    fitted = [task for task in read_settings(run_dir)["tasks"] if task in tasks or any((run_dir / "predictions" / "tfidf" / "baseline").glob(f"{task}.*.jsonl"))]
+    texts = {name: perturbed_notes(run_dir, name.partition("+")[2]) for name in names}
+    return baselines.predict_baselines(run_dir, fitted, names, seed, texts)
