@@ -24,6 +24,7 @@ BEFORE = {
     "04_instruction_tuning": ("02_dataset_preparation", "03_continued_pretraining"),
     "05_prediction": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
     "05b_contamination": ("02_dataset_preparation", "03_continued_pretraining"),
+    "05c_perturbed_prediction": ("02_dataset_preparation", "05_prediction"),
     "02b_treatment_plans": ("02_dataset_preparation", "05_prediction"),
     "06_evaluation": ("05_prediction",),
     "06b_independent_cohort": ("06_evaluation",),
@@ -34,10 +35,10 @@ BEFORE = {
 }
 STEPS = tuple(BEFORE)
 # run once per model; 03 and 04 also per variant, 04 per stage
-PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination")
-PRETRAINING, TUNING, PREDICTION, CONTAMINATION = PER_MODEL
-ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b_contamination where it is named
-# these only read what others made, so two run side by side; a step that trains, answers, or measures the machine has it to itself
+PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction")
+PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED = PER_MODEL
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b and 05c where they are named
+# these only read what others made: the Snakefile runs two side by side
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
@@ -138,6 +139,8 @@ def check_values(where: str, notebook: str, values: dict) -> None:
         check_type(where, key, value, *declared(notebook)[key][:2])
         if key == "model":
             check_model(where, value)
+    if notebook == PERTURBED:
+        check_variants(where, values)
 
 
 def check_study(path: Path, study: dict) -> None:
@@ -195,6 +198,16 @@ def check_once(where: str, values: list) -> None:
             raise UserError(f"{where}: {value!r} stands twice. Keep one.")
 
 
+def check_variants(where: str, values: dict) -> None:
+    """Raise UserError where `variants` or `remedies` of 05c name an unknown testbed or remedy, or a rate outside of 0 to 100 percent."""
+    from cancerllm_utils.evaluation import perturb  # numpy and the word lists, which only this needs
+
+    try:
+        perturb.planned(values.get("variants", []), values.get("remedies", []))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def check_model(where: str, name) -> None:
     """Raise UserError for a model that is neither an entry of models.yaml nor a folder with a config.json."""
     known = yaml.safe_load((paths.PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8"))
@@ -242,7 +255,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     study = STUDY_DEFAULTS | profile.get("study", {})
     changed = variants(name, profile)
     if "steps" not in profile.get("study", {}):
-        study["steps"] = [step for step in STEPS if step != CONTAMINATION and (changed or step != ABLATION)]
+        study["steps"] = [step for step in STEPS if step not in (CONTAMINATION, PERTURBED) and (changed or step != ABLATION)]
     per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
     for notebook in [step for step in STEPS if step in study["steps"]]:
@@ -257,9 +270,9 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
                     of_model["stages"] = ["base", *(["cpt"] if pretraining_stages(stages, {}) else [])]
                 result[job_name(notebook, "", model)] = of_model
                 continue
-            if notebook == PREDICTION:
+            if notebook in (PREDICTION, PERTURBED):
                 finished = [values["stage"] for job, values in result.items() if job.startswith(TUNING) and values["model"] == of_model["model"]]
-                if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):
+                if TUNING in study["steps"] and "stages" not in profile.get(notebook, {}):
                     of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *finished]
                 result[job_name(notebook, "", model)] = of_model
                 continue
