@@ -28,6 +28,9 @@ BEFORE = {
     "02b_treatment_plans": ("02_dataset_preparation", "05_prediction"),
     "06_evaluation": ("05_prediction",),
     "06b_independent_cohort": ("06_evaluation",),
+    "06c_trust": ("06_evaluation",),
+    "06d_adjudication": ("06_evaluation",),
+    "07_robustness": ("04_instruction_tuning", "05c_perturbed_prediction", "06_evaluation"),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
     "00_summary": (),  # and every other job: see needs()
@@ -37,9 +40,10 @@ STEPS = tuple(BEFORE)
 # run once per model; 03 and 04 also per variant, 04 per stage
 PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction")
 PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED = PER_MODEL
-ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b and 05c where they are named
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
+NAMED = (CONTAMINATION, PERTURBED, "07_robustness")  # run where they are named there
 # these only read what others made: the Snakefile runs two side by side
-READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", ABLATION)
+READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "07_robustness", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
 FILES = ("data_dir", "labels_file", "adjudicated_csv", "gpu_table")  # parameters that name files outside of the run
@@ -255,7 +259,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     study = STUDY_DEFAULTS | profile.get("study", {})
     changed = variants(name, profile)
     if "steps" not in profile.get("study", {}):
-        study["steps"] = [step for step in STEPS if step not in (CONTAMINATION, PERTURBED) and (changed or step != ABLATION)]
+        study["steps"] = [step for step in STEPS if step not in NAMED and (changed or step != ABLATION)]
     per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
     for notebook in [step for step in STEPS if step in study["steps"]]:
@@ -314,6 +318,7 @@ def values_of(name: str, profile: dict, notebook: str) -> dict:
     values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
     values["run_dir"] = str(run_dir(name))
     values |= {key: absolute(name, values[key]) for key in FILES if key in values}
+    values |= {key: [absolute(name, path) for path in values[key]] for key in ["ratings"] if key in values}
     return as_declared(notebook, values)
 
 

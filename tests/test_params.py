@@ -135,7 +135,7 @@ def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
 # ---- from a study to jobs --------------------------------------------------------------------------------------------------------
 
 JOBS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft",
-        "05_prediction", "02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "00_summary", "A1_tiny_base"]
+        "05_prediction", "02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "00_summary", "A1_tiny_base"]
 
 
 @pytest.mark.parametrize("name", ["quick", "tcga", "paper"])
