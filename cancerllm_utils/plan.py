@@ -38,7 +38,10 @@ def amount(job: str, jobs: dict[str, dict]) -> dict:
         items = lines(run, values["tasks"], ["train"]) or (prepared.get("max_train_items", 0) * len(values["tasks"]) or ITEMS)
         items = min(items, values["max_examples"]) if values["max_examples"] else items
         whole = values["num_train_epochs"] * items * prompt
-        return {"tokens": min(whole, values["max_tokens"]) if values["max_tokens"] else whole, "answers": 0, "prompt": prompt}
+        whole = min(whole, values["max_tokens"]) if values["max_tokens"] else whole
+        # the filter small_loss trains on 30 % of the rows first and then reads all of them, which costs a third of training on them
+        more = (0.3 + 1 / 3) / values["num_train_epochs"] if values["label_filter"] == "small_loss" else 0.0
+        return {"tokens": whole * (1 + more), "answers": 0, "prompt": prompt}
     asked = lines(run, values["tasks"], values["test_sets"]) or len(values["tasks"]) * len(values["test_sets"]) * (prepared.get("max_test_items") or TEST_ITEMS)
     if notebook == params.PERTURBED:
         asked = min(asked, (values["max_items"] or asked) * len(values["tasks"]) * len(values["test_sets"])) * len(perturb.planned(values["variants"], values["remedies"]))

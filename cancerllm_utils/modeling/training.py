@@ -121,7 +121,7 @@ def instruction_tune(
     if cpt_dir and preset == "released" and tuning == "lora":
         settings |= continued_adapter(cpt_dir)
     starting = {**settings, "starts from": models.read_card(cpt_dir)["adapter_sha256"] if cpt_dir else "base"}
-    dropped, filtered = suspects(rows, examples, corrupted, tokenizer, starting, place, entry, cpt_dir, run_dir) if settings["label_filter"] else (set(), pd.DataFrame())
+    dropped, filtered = suspects(rows, examples, corrupted, tokenizer, starting, place, entry, cpt_dir, run_dir)
     rows = [row for row in rows if row["example_id"] not in dropped]
     data = pd.concat([data_table(examples, fitting, rows, dropped, tokenizer, settings, train_split),
                       data_table(dev_examples, dev_fitting, dev_rows, set(), tokenizer, settings, "dev")], ignore_index=True)
@@ -249,8 +249,10 @@ def suspects(rows: list[dict], examples: dict[str, list[dict]], corrupted: pd.Da
              run_dir: Path) -> tuple[set[str], pd.DataFrame]:
     """Ids of the rows that the label filter takes out, and how well it did (label_filter.report), which also goes to results/label_filter.csv.
 
-    What it found is kept in cache/, so that a run that goes on after a stop leaves out the same rows.
+    Nothing without a filter. What it found is kept in cache/, so that a run that goes on after a stop leaves out the same rows.
     """
+    if not settings["label_filter"]:
+        return set(), pd.DataFrame(columns=label_filter.COLUMNS)
     by_id = {example["example_id"]: example for of_task in examples.values() for example in of_task}
     made = checkpoints.identity(identify(settings, rows, [], entry["name"], place))
     kept = run_dir / "cache" / "label_filter" / f"{entry['name']}-{settings['stage']}.json"
