@@ -1,8 +1,8 @@
 """The way of a parameter: declared in a notebook, overridden by a profile, checked by name and type before anything runs.
 
 A profile's `study:` block says what is expanded into jobs: `models` (a list, or {model: stages}), `stages`, `sweep` ({notebook: {parameter:
-[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}}}). `like: paper` takes
-the parameters, not the study, of another profile; what the file writes itself goes before.
+[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}, stages: [..]}}, `stages` where
+not all of the study's have the variant). `like: paper` takes the parameters, not the study, of another profile; what the file writes itself goes before.
 """
 
 import difflib
@@ -46,6 +46,8 @@ NAMED = (CONTAMINATION, PERTURBED, "07_robustness")  # run where they are named 
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "07_robustness", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
+SHARES = ("counterfactual_rate", "label_filter_share", "augment_rate")
+CHOICES = {"counterfactual_mode": ("random", "confusable"), "label_filter": ("", "small_loss", "agreement")}
 FILES = ("data_dir", "labels_file", "adjudicated_csv", "gpu_table")  # parameters that name files outside of the run
 STUDY_DEFAULTS = {"description": "", "like": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
 
@@ -143,6 +145,10 @@ def check_values(where: str, notebook: str, values: dict) -> None:
         check_type(where, key, value, *declared(notebook)[key][:2])
         if key == "model":
             check_model(where, value)
+        if key in SHARES and not 0 <= value <= 1:
+            raise UserError(f"{where}: {key} is a share, so a number from 0 to 1, not {value}.")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"{where}: {key} must be one of {', '.join(map(repr, CHOICES[key]))}, not {value!r}.")
     if notebook == PERTURBED:
         check_variants(where, values)
 
@@ -185,6 +191,10 @@ def check_study(path: Path, study: dict) -> None:
         if not isinstance(changes, dict) or not changes:
             raise UserError(f"{where}: write what changes as `notebook: {{parameter: value}}`.")
         for notebook, values in changes.items():
+            if notebook == "stages":
+                if not isinstance(values, list) or not set(values) <= set(STAGES):
+                    raise UserError(f"{where}: stages must be a list of {', '.join(STAGES)}, not {values!r}.")
+                continue
             check_varied(where, notebook)
             check_values(f"{where}: {notebook}", notebook, values)
 
@@ -276,7 +286,11 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
                 continue
             if notebook in (PREDICTION, PERTURBED):
                 finished = [values["stage"] for job, values in result.items() if job.startswith(TUNING) and values["model"] == of_model["model"]]
-                if TUNING in study["steps"] and "stages" not in profile.get(notebook, {}):
+                answered = result.get(job_name(PREDICTION, "", model))
+                named = "stages" in profile.get(notebook, {})
+                if notebook == PERTURBED and answered and not named:  # its answers are held against these
+                    of_model["stages"] = answered["stages"]
+                elif TUNING in study["steps"] and not named:
                     of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *finished]
                 result[job_name(notebook, "", model)] = of_model
                 continue
@@ -303,7 +317,7 @@ def tuning_stages(stages: list[str], changed: dict[str, dict], named: dict) -> d
     tuned = [stage for stage in stages if stage != "cpt"]
     found = {stage: {"cpt_stage": "cpt"} for stage in tuned}
     for variant, changes in changed.items():
-        for stage in tuned if variant in named else tuned[-1:]:
+        for stage in [stage for stage in tuned if stage in named[variant].get("stages", tuned)] if variant in named else tuned[-1:]:
             on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
             if TUNING in changes or on_other_cpt:
                 cpt = {"cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
@@ -337,7 +351,7 @@ def variants(name: str, profile: dict) -> dict[str, dict]:
                 if changes[key] != own[key]:  # the profile's own value is the reference, which runs anyway
                     add_variant(name, found, variant_name(notebook, key, changes[key]), {notebook: changes})
     for variant, blocks in study["variants"].items():
-        changes = {notebook: as_declared(notebook, values) for notebook, values in blocks.items()}
+        changes = {notebook: as_declared(notebook, values) for notebook, values in blocks.items() if notebook != "stages"}
         if all(values_of(name, profile, notebook) | values == values_of(name, profile, notebook) for notebook, values in changes.items()):
             raise UserError(f"{profile_path(name)}: study: variants: {variant} changes nothing: all its values are the profile's own.")
         add_variant(name, found, str(variant), changes)
