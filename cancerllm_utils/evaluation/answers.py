@@ -2,22 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cancerllm_utils.evaluation import score
 from cancerllm_utils.evaluation.metrics import value_scores
+from cancerllm_utils.results import is_hybrid, main_systems, system_order
 from cancerllm_utils.tasks.task import read_jsonl
 
 KEYS = ["model", "stage", "task", "split"]
 DEV_FOLDER = "dev"  # predictions/<model>/<stage>/dev/: answers to development patients that no score counts; thresholds and temperatures are chosen on them
 COLUMNS = [*KEYS, "example_id", "patient_id", "note_id", "institution", "cancer_type", "field", "variant", "headline", "answers", "prediction", "parsed", "right",
-           "logprob", "confidence"]  # fmt: skip
+           "logprob", "confidence", "probability"]  # fmt: skip
 
 
 def prediction_rows(path: Path, model: str, stage: str, task: str, split: str) -> pd.DataFrame:
-    """One prediction file; logprob and confidence are NaN where the system gives none."""
-    rows = [{"logprob": float("nan"), "confidence": float("nan")} | row for row in read_jsonl(path)]
-    return pd.DataFrame(rows, columns=["example_id", "answers", "prediction", "parsed", "logprob", "confidence"]).assign(model=model, stage=stage, task=task, split=split)
+    """One prediction file; logprob, confidence and probability are NaN where the system gives none."""
+    table = pd.DataFrame(read_jsonl(path)).reindex(columns=["example_id", "answers", "prediction", "parsed", "stop_reason", "logprob", "confidence"])
+    generated = table["stop_reason"].isin(["eos", "length"])
+    return table.assign(probability=np.exp(table["logprob"].astype(float)).where(generated, table["confidence"]), model=model, stage=stage, task=task, split=split)
 
 
 def questions(run_dir: Path, task: str, split: str) -> pd.DataFrame:
@@ -30,7 +33,8 @@ def read_answers(run_dir: str | Path) -> pd.DataFrame:
     """All answers of the run as COLUMNS, one row each: the scored test sets without their variants (test+misspell20), and answers to development patients.
 
     right: whether the value is the gold value (clinical value accuracy, as in results/examples.parquet). logprob (nats) and confidence (0 to 1) are NaN
-    for systems that have none. Raises UserError where nothing was scored.
+    for systems that have none, and so is probability: that of the whole answer where a model wrote it (exp of logprob; confidence is its mean per token),
+    of the chosen value among the allowed ones elsewhere. Raises UserError where nothing was scored.
     """
     run_dir, found, asked = Path(run_dir), [], {}
     scored = score.read_examples(run_dir)
@@ -50,9 +54,24 @@ def read_answers(run_dir: str | Path) -> pd.DataFrame:
             rows = rows.join(scored.rename("right"), on=[*KEYS, "example_id"], how="inner")
         found.append(rows)
     table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
-    return table.assign(right=table["right"].astype(bool), headline=table["headline"].fillna(False).astype(bool))[COLUMNS]
+    table = table.drop_duplicates([*KEYS, "example_id"])  # where dev is a test set, a model answered it in both places
+    return table.assign(right=table["right"].astype(bool), headline=table["headline"].fillna(False).astype(bool)).reset_index(drop=True)[COLUMNS]
 
 
 def counted(answers: pd.DataFrame) -> pd.DataFrame:
     """The rows that headlines count: in extraction those where text and registry agree and clean "not stated" ones, elsewhere all."""
     return answers[answers["headline"] | (answers["task"] != "phenotype_extraction")]
+
+
+def shown_systems(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The systems that figures and sentences are about: simple methods that read the text, each model's plain tuned stages (else its most complete one), and
+    the hybrids of the latter. table: any with the columns model and stage."""
+    main = main_systems(table)
+    return [(model, stage) for model, stage in system_order(table)
+            if (model in ("tfidf", "rules") and stage == "baseline") or (model, stage) in main or (stage in ("sft", "cpt-sft") and not is_hybrid(model))
+            or (is_hybrid(model) and stage in dict.fromkeys(stage for _, stage in main))]
+
+
+def shown_context(prompt: str) -> str:
+    """The input of a prompt, as a reader may see it."""
+    return prompt.split("### Input:\n", 1)[-1].rsplit("\n\n### Response:", 1)[0]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from cancerllm_utils.evaluation import answers as answer_tables
 from cancerllm_utils.evaluation import score, stats
+from cancerllm_utils.results import model_name, ring_name, task_name
 from cancerllm_utils.tasks.context import split_units, terms
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jsonl, task_names
 
@@ -66,7 +67,7 @@ def locate(quote: str, text: str) -> tuple[int, int] | None:
 # ---- sentences -------------------------------------------------------------------------------------------------------------------
 
 
-def sentences(prompt: str, text: str) -> list[tuple[int, int]]:
+def units_in(prompt: str, text: str) -> list[tuple[int, int]]:
     """(start, end) in the note of every unit of its text (context.split_units) that the prompt carries whole."""
     return [(start, end) for start, end in split_units(text) if " ".join(text[start:end].split()) in prompt]
 
@@ -110,7 +111,7 @@ def material(run_dir: Path, splits: list[str]) -> dict[str, dict]:
             for row in read_jsonl(path) if path.is_file() else []:
                 text = notes[row["note_id"]]
                 stated = row["answers"] != [NOT_STATED]
-                found[row["example_id"]] = {"text": text, "units": sentences(row["prompt"], text), "query": fields[row["field"]]["query"],
+                found[row["example_id"]] = {"text": text, "units": units_in(row["prompt"], text), "query": fields[row["field"]]["query"],
                                             "gold": gold.get((row["note_id"], row["field"])) if stated else None}
     return found
 
@@ -207,3 +208,40 @@ def left_out(run_dir: Path, answers: pd.DataFrame, sources: dict, n_resamples: i
                                 holds_gold=pd.array([holds(span if span[0] is not None else None, gold) for span, gold in zip(chosen, golds, strict=True)], dtype="boolean"))
             rows.append({"model": model, "stage": stage, "task": task, "split": "dev", "method": method, "answers": "sample", "agree": agree} | summary(table, "dev", n_resamples, seed))
     return rows
+
+
+# ---- for readers -----------------------------------------------------------------------------------------------------------------
+
+
+def sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> list[str]:
+    """What the evidence is worth, per system of one test set and for the sample that was measured sentence by sentence. table: evidence.csv."""
+    found = []
+    rows = table[(table["split"] == split) & (table["answers"] != "sample")].set_index(["model", "stage", "task", "method", "answers"]).sort_index()
+    for key in [key for key in dict.fromkeys(index[:4] for index in rows.index) if key[:2] in systems]:
+        all_, right = rows.loc[(*key, "all")], rows.loc[(*key, "right")] if (*key, "right") in rows.index else None
+        how = "quoted by the model" if key[3] == "written" else "found by its words"
+        text = f"{model_name(*key[:2])}, {task_name(key[2])}, {ring_name(split)}: of {all_['n']:.0f} answers that give a value {all_['quoted']:.1f} % name a sentence ({how}); "
+        text += f"{all_['verified']:.1f} % of these stand in the note. "
+        if right is not None and right["n_gold"]:
+            text += f"Of {right['n_gold']:.0f} right answers {right['holds_gold']:.1f} % ({right['low']:.1f} to {right['high']:.1f}) name the sentence that holds the value; one that does stood in the prompt in {right['reachable']:.1f} %."
+        found.append(text)
+    for (model, stage, task), part in table[table["answers"] == "sample"].groupby(["model", "stage", "task"], sort=False):
+        both = part.set_index("method")
+        text = f"{model_name(model, stage)}, {task_name(task)}, measured on {both['n'].iloc[0]:.0f} answers to development questions: the sentence without which the answer is least likely is the one found by its words in {both['agree'].iloc[0]:.1f} %. "
+        if both["n_gold"].iloc[0]:
+            text += "The gold quote stands in " + " and in ".join(f"{row.holds_gold:.1f} % ({row.low:.1f} to {row.high:.1f}) of the sentences {'that the answer rests on' if method == 'left out' else 'found by words'}" for method, row in zip(both.index, both.itertuples())) + f" (n = {both['n_gold'].iloc[0]:.0f})."
+        found.append(text)
+    return found or ["No extraction answer of this run gives a value."]
+
+
+def examples_table(run_dir: str | Path, answers: pd.DataFrame, system: tuple[str, str], split: str, n: int = 5, show_text: bool = False) -> pd.DataFrame:
+    """The first `n` extraction answers of one system by id, of each field one in turn: question, answer, right, the sentence it rests on, whether it holds the
+    gold quote. show_text False (a corpus of real reports): the places in the note instead of its words. Reads results/evidence.parquet."""
+    items = pd.read_parquet(Path(run_dir) / "results" / "evidence.parquet")
+    items = items.merge(answers[[*answer_tables.KEYS, "example_id", "field", "parsed", "right"]], on=[*answer_tables.KEYS, "example_id"])
+    items = items[(items["model"] == system[0]) & (items["stage"] == system[1]) & (items["split"] == split)].sort_values("example_id")
+    items = items.assign(turn=items.groupby("field").cumcount()).sort_values(["turn", "field"], kind="stable").head(n)
+    return pd.DataFrame([{"question": row.field, "answer": row.parsed, "right": row.right,
+                          "sentence": row.quote if show_text else "no sentence" if pd.isna(row.quote_start) else f"characters {row.quote_start} to {row.quote_end} of the note",
+                          "holds the gold quote": "" if pd.isna(row.holds_gold) else "yes" if row.holds_gold else "no"} for row in items.itertuples()],
+                        columns=["question", "answer", "right", "sentence", "holds the gold quote"])
