@@ -217,12 +217,12 @@ def sentences(table: pd.DataFrame) -> list[str]:
     for row in table.itertuples():
         text = f"{row.variant}: {100 * row.cer:.1f} % of the letters differ from the clean notes, in {row.changed_notes} of {row.notes} notes"
         if pd.notna(row.hit_share):
-            text += f"; {row.hit} of {row.eligible} places that this testbed can change were hit ({100 * row.hit_share:.1f} %, in {row.words} words)"
+            text += f"; {row.hit:,.0f} of {row.eligible:,.0f} places that this testbed can change were hit ({100 * row.hit_share:.1f} %, in {row.words:,} words)"
         elif row.eligible == 0:
             text += "; these notes hold nothing that this testbed can change"
-        text += f"; {row.changed_items} of {row.items} questions read another text"
+        text += f"; {row.changed_items} of {row.items} questions have another prompt"
         if pd.notna(row.restored):
-            text += f"; of the {row.damaged:.0f} damaged words the remedy gave back {100 * row.restored:.1f} % and made another word of {100 * row.wrong:.1f} %"
+            text += f"; of the {row.damaged:,.0f} damaged words the remedy gave back {100 * row.restored:.1f} % and made another word of {100 * row.wrong:.1f} %"
         if pd.notna(row.intact_changed):
             text += f"; it changed {100 * row.intact_changed:.2f} % of the words without damage"
         out.append(text + ".")
