@@ -24,9 +24,9 @@ def prediction_rows(path: Path, model: str, stage: str, task: str, split: str) -
 
 
 def questions(run_dir: Path, task: str, split: str) -> pd.DataFrame:
-    """The examples of one data set without their prompts: example_id, patient_id, note_id, institution, cancer_type, field, variant, headline."""
+    """The examples of one data set without their prompts: task, split, example_id, patient_id, note_id, institution, cancer_type, field, variant, headline."""
     rows = [{"institution": "", "cancer_type": "", "variant": "", "headline": False} | row for row in read_jsonl(run_dir / "datasets" / task / f"{split}.jsonl")]
-    return pd.DataFrame(rows, columns=["example_id", "patient_id", "note_id", "institution", "cancer_type", "field", "variant", "headline"])
+    return pd.DataFrame(rows, columns=["example_id", "patient_id", "note_id", "institution", "cancer_type", "field", "variant", "headline"]).assign(task=task, split=split)
 
 
 def read_answers(run_dir: str | Path) -> pd.DataFrame:
@@ -38,24 +38,22 @@ def read_answers(run_dir: str | Path) -> pd.DataFrame:
     """
     run_dir, found, asked = Path(run_dir), [], {}
     scored = score.read_examples(run_dir)
-    scored = scored[scored["family"] == "clinical"].set_index([*KEYS, "example_id"])["value_correct"]
+    scored = scored.loc[scored["family"] == "clinical", [*KEYS, "example_id", "value_correct"]]
     paths = [(path, False) for path in sorted(run_dir.glob("predictions/*/*/*.jsonl"))] + [(path, True) for path in sorted(run_dir.glob(f"predictions/*/*/{DEV_FOLDER}/*.dev.jsonl"))]
     for path, apart in paths:
         model, stage = path.parts[-4:-2] if apart else path.parts[-3:-1]
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         if "+" in split or not path.stat().st_size:
             continue
-        if (task, split) not in asked:
-            asked[task, split] = questions(run_dir, task, split)
-        rows = prediction_rows(path, model, stage, task, split).merge(asked[task, split], on="example_id", validate="one_to_one")
-        if apart:
-            rows["right"] = [bool(value_scores(answers, parsed)["value_accuracy"]) for answers, parsed in zip(rows["answers"], rows["parsed"], strict=True)]
-        else:
-            rows = rows.join(scored.rename("right"), on=[*KEYS, "example_id"], how="inner")
-        found.append(rows)
-    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
-    table = table.drop_duplicates([*KEYS, "example_id"])  # where dev is a test set, a model answered it in both places
-    return table.assign(right=table["right"].astype(bool), headline=table["headline"].fillna(False).astype(bool)).reset_index(drop=True)[COLUMNS]
+        asked.setdefault((task, split), None)
+        found.append(prediction_rows(path, model, stage, task, split).assign(apart=apart))
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(found, ignore_index=True).merge(pd.concat([questions(run_dir, *key) for key in asked], ignore_index=True), on=["task", "split", "example_id"])
+    table = table.merge(scored, on=[*KEYS, "example_id"], how="left")
+    table = table[table["apart"] | table["value_correct"].notna()].drop_duplicates([*KEYS, "example_id"])  # where dev is a test set, a model answered it in both places
+    right = [value == 1 if value == value else value_scores(answers, parsed)["value_accuracy"] == 1 for value, answers, parsed in zip(table["value_correct"], table["answers"], table["parsed"])]
+    return table.assign(right=np.array(right, dtype=bool), headline=table["headline"].fillna(False).astype(bool)).reset_index(drop=True)[COLUMNS]
 
 
 def counted(answers: pd.DataFrame) -> pd.DataFrame:

@@ -239,7 +239,7 @@ def judged(part: pd.DataFrame, split: str, temperature: float, cut: float, n_bin
 
 
 def sentences(tables: dict[str, pd.DataFrame], systems: list[tuple[str, str]], split: str, coverage: int) -> list[str]:
-    """For a reader, per system and task of one test set: is it as sure as it is right, and what do the surest `coverage` % and the threshold give?"""
+    """For a reader, per system and task of one test set: is it as sure as it is right, and what do the surest `coverage` % (the nearest of CURVE) and the threshold give?"""
     found = []
     for row in tables["calibration"].query("split == @split").itertuples():
         if (row.model, row.stage) not in systems:
@@ -250,8 +250,9 @@ def sentences(tables: dict[str, pd.DataFrame], systems: list[tuple[str, str]], s
         text = f"{head}{how} (mean probability {row.confidence:.1f} %, right {row.right:.1f} %); calibration error {row.ece:.1f} points ({row.ece_low:.1f} to {row.ece_high:.1f})"
         text += f", {row.ece_scaled:.1f} at the temperature {row.temperature:.2f} of the development patients" if row.temperature == row.temperature else ""
         text += f"; a perfect system would show {row.ece_if_perfect:.1f}. "
-        curve_row = tables["curve"].query("model == @row.model and stage == @row.stage and task == @row.task and split == @split and coverage == @coverage").iloc[0]
-        text += f"Of its surest {coverage} % of answers {curve_row['right']:.1f} % are right ({curve_row['low']:.1f} to {curve_row['high']:.1f}), of all {row.right:.1f} %. "
+        of_row = tables["curve"].query("model == @row.model and stage == @row.stage and task == @row.task and split == @split")
+        curve_row = of_row.loc[(of_row["coverage"] - coverage).abs().idxmin()]
+        text += f"Of its surest {curve_row['coverage']} % of answers {curve_row['right']:.1f} % are right ({curve_row['low']:.1f} to {curve_row['high']:.1f}), of all {row.right:.1f} %. "
         if row.threshold == row.threshold and row.right_kept == row.right_kept:
             text += (f"The threshold of the development patients sends {row.sent:.0f} of 100 answers to a human, catches {row.errors_caught:.0f} % of the wrong ones, and leaves "
                      f"{row.errors_left:.0f} wrong answers per 100 questions unread; of the answers kept {row.right_kept:.1f} % are right ({row.right_kept_low:.1f} to {row.right_kept_high:.1f}).")

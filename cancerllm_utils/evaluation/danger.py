@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from scipy import stats as scipy_stats
 
 from cancerllm_utils import paths
 from cancerllm_utils.evaluation import answers as answer_tables
@@ -125,9 +124,9 @@ def share_of(wrong: pd.Series, rows: pd.DataFrame, split: str, n_resamples: int,
     """{n, of, patients, share, low, high} of one kind in one test set, in %; rows: patient_id and institution of the questions."""
     clusters, method = score.ring_clusters(rows, split)
     low, high = stats.cluster_interval(100 * wrong.astype(float), clusters, method, n_resamples, seed)
-    if wrong.all() or not wrong.any():
-        exact = scipy_stats.binomtest(len(set(clusters)) if wrong.all() else 0, len(set(clusters))).proportion_ci(method="exact")
-        low, high = 100 * exact.low, 100 * exact.high
+    if wrong.all() or not wrong.any():  # the exact limits are (alpha / 2) ** (1 / n) from the other end
+        reach = 100 * 0.025 ** (1 / len(set(clusters)))
+        low, high = (reach, 100.0) if wrong.all() else (0.0, 100 - reach)
     return {"n": int(wrong.sum()), "of": len(wrong), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": max(low, 0.0), "high": min(high, 100.0)}
 
 
