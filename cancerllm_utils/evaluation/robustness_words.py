@@ -56,7 +56,8 @@ def at_worst(tests: pd.DataFrame, kind: str = "change") -> pd.DataFrame:
 
 
 def curve_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", metric: str = "average") -> pd.DataFrame:
-    """Every curve in one row: damage, task, system, points at each rate, the change at the highest with its interval and p (Holm), the area under the curve, n."""
+    """Every curve in one row: damage, task, system, points at each rate, the change at the highest with its interval and p (Holm), what it keeps of its
+    clean score there, the area under the curve, n."""
     rows = scores[(scores["metric"] == metric) & (scores["field"] == "all") & (scores["testbed"] != NATURAL) & (scores["split"] == split) & (scores["remedy"] == "")]
     keys, order, out = ["testbed", "task", "model", "stage"], system_order(rows), []
     worst = at_worst(tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "")]).set_index(keys)
@@ -67,13 +68,15 @@ def curve_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", 
         if key in worst.index:
             row = worst.loc[key]
             line |= {"change at the highest": limits_text(row["value"], row["low"], row["high"]), "p (Holm)": round(row["p_holm"], 3)}
+            last, clean = part.loc[part["rate"].idxmax(), "f1"], part.loc[part["rate"].idxmin(), "f1"]
+            line["kept"] = f"{100 * last / clean:.0f} %" if clean > 0 else ""
         if key in areas.index:
             line["area"] = f"{areas.loc[key, 'value']:.1f} ({areas.loc[key, 'low']:.1f} to {areas.loc[key, 'high']:.1f})"
         out.append(line | {"n": int(part["n"].max()), "left out": int(part["left_out"].max()), "place": (testbed_place(key[0]), key[1], order.index(key[2:]))})
     if not out:
         return pd.DataFrame()
     table = pd.DataFrame(out)
-    tail = ["change at the highest", "p (Holm)", "area", "n", "left out"]
+    tail = ["change at the highest", "kept", "p (Holm)", "area", "n", "left out"]
     rates = sorted((column for column in table if column.endswith(" %")), key=lambda column: float(column[:-2]))
     table = table.sort_values("place", kind="stable", ignore_index=True)
     return table.reindex(columns=["damage", "task", "system", *rates, *tail]).fillna("")
@@ -87,11 +90,11 @@ def curve_sentences(tests: pd.DataFrame, systems: list[tuple[str, str]], split: 
         own = [row for row in part.to_dict("records") if (row["model"], row["stage"]) in systems]
         if not own:
             continue
-        of = changes[(changes["testbed"] == testbed) & (changes["task"] == task)]
+        of = changes[(changes["testbed"] == testbed) & (changes["task"] == task) & changes["p"].notna()]
         text = "; ".join(f"{system_name(row['model'], row['stage'])} {limits_text(row['value'], row['low'], row['high'])}" for row in own)
         lost = (of["p_holm"] <= alpha) & (of["value"] < 0)
         out.append(f"{testbed_name(testbed).capitalize()}, {task_name(task).lower()}: at {own[0]['rate']:g} % of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}, points of "
-                   f"{METRIC_NAMES[metric]} against the same questions undamaged: {text} (n = {own[0]['n']:,.0f}). Of {len(of)} changes of all systems and rates, {lost.sum()} are losses that can be told from chance (Holm).")
+                   f"{METRIC_NAMES[metric]} against the same questions undamaged: {text} (n = {own[0]['n']:,.0f}). Of {len(of)} changes of all systems and rates that were tested, {lost.sum()} are losses that can be told from chance (Holm).")
     return out or not_run("Damage by rate")
 
 
