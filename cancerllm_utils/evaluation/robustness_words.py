@@ -1,12 +1,19 @@
 """Robustness in tables for the eye and in sentences, every number from the tables of robustness.py and consistency.py."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from rapidfuzz import fuzz
 
-from cancerllm_utils.evaluation.robustness import NATURAL, words
+from cancerllm_utils.evaluation import comparisons
+from cancerllm_utils.evaluation.robustness import NATURAL, answers, files, words
+from cancerllm_utils.evaluation.score import read_rows
 from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+from cancerllm_utils.tasks.task import NOT_STATED, hash_order
 
 FEW = 20  # questions: a field with fewer is not shown
+SHIFT = 60  # characters by which damage may move a place of a note
 SURVIVES, LOST, OPEN = "survives", "is lost", "open"
 
 
@@ -172,6 +179,47 @@ def natural_sentences(scores: pd.DataFrame, tests: pd.DataFrame, systems: list[t
             text += "; all notes are of one kind, so there is nothing to compare"
         out.append(text + ".")
     return out or ["No clean answers were scored: nothing can be said of the notes' own damage."]
+
+
+def examples(run_dir: str | Path, model: str, stage: str, split: str = "test", per_testbed: int = 2) -> pd.DataFrame:
+    """Questions that one system answered rightly and no longer does at the highest rate of a testbed: damage, field, the note says, damaged, answer before, after.
+
+    The first by hash of each testbed and task, so none is chosen for effect. the note says: the words that state the answer (of a diagnosis, its
+    histology), damaged: what became of them. Of the synthetic cohort alone, else no row.
+    """
+    run_dir, known, rows = Path(run_dir), {}, []
+    columns = ["damage", "field", "the note says", "damaged", "answer before", "after"]
+    if not comparisons.is_synthetic(run_dir):
+        return pd.DataFrame(columns=columns)
+    found = [row for row in files(run_dir) if (row["model"], row["path"].parent.name, row["split"], row["remedy"]) == (model, stage, split, "")]
+    notes = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "text"]).set_index("note_id")["text"]
+    labels = pd.read_parquet(run_dir / "corpus" / "labels.parquet", columns=["note_id", "field", "quote_start", "quote_end"]).drop_duplicates(["note_id", "field"]).set_index(["note_id", "field"])
+    for testbed in words()["testbeds"]:
+        of_testbed = [row for row in found if row["testbed"] == testbed]
+        for row in [row for row in of_testbed if row["rate"] == max(other["rate"] for other in of_testbed)]:
+            clean = next((other for other in found if other["task"] == row["task"] and not other["testbed"]), None)
+            text = run_dir / "corpus" / "perturbed" / f"{row['path'].stem.partition('+')[2]}.parquet"
+            if clean is None or not text.is_file():
+                continue
+            both = answers(clean, run_dir, known).join(answers(row, run_dir, known)[["parsed", "value_accuracy"]], how="inner", rsuffix="_now")
+            lost = both[(both["value_accuracy"] == 100) & (both["value_accuracy_now"] == 0) & (both["gold"] != NOT_STATED)]
+            damaged = pd.read_parquet(text).set_index("note_id")["text"]
+            asked = {item["example_id"]: item["note_id"] for _, item in read_rows(run_dir / "datasets" / row["task"] / f"{split}.jsonl")}
+            for name in sorted(lost.index, key=lambda name: hash_order(0, name))[:per_testbed]:
+                quote, now = quoted(notes, damaged, labels, asked[name], lost.loc[name, "field"])
+                rows.append([f"{testbed_name(testbed)} {row['rate']:g} %", lost.loc[name, "field"], quote, now, lost.loc[name, "gold"], lost.loc[name, "parsed_now"]])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def quoted(notes: pd.Series, damaged: pd.Series, labels: pd.DataFrame, note: str, field: str) -> tuple[str, str]:
+    """The words of a note that state a field, and what the damage made of them; empty where no single place states it."""
+    if (note, field) not in labels.index or pd.isna(labels.loc[(note, field), "quote_start"]) or not isinstance(damaged.get(note), str):
+        return "", ""
+    start, end = (int(labels.loc[(note, field), name]) for name in ("quote_start", "quote_end"))
+    quote = notes[note][start:end]
+    around = damaged[note][max(0, start - SHIFT) : end + SHIFT]
+    near = fuzz.partial_ratio_alignment(quote, around)
+    return quote, around[near.dest_start : near.dest_end] if near else ""
 
 
 # ---- remedies and the paper ----------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Sentences and tables about robustness: every number from the tables, every verdict earned, and a word where a part was not run."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -121,6 +123,27 @@ def test_what_was_not_run_is_said_and_nothing_breaks():
     assert all(name in missing for name in ("misspellings", "abbreviations", "wrong training labels", "capitals only")) and "own OCR" not in missing
     assert words.curve_table(scores, tests).empty and words.remedy_table(scores, tests).empty and words.consistency_table(flips).empty
     assert set(words.paper_table(tests, []).iloc[:, 1]) == {"was not run in this profile"}
+
+
+def test_examples_are_lost_answers_of_synthetic_notes_with_what_became_of_the_words(tmp_path):
+    notes = [f"{'Filler. ' * 9}The tumour lies in the {side} lobe." for side in ("left", "right", "left")]
+    items = [{"example_id": f"e{i}", "patient_id": f"p{i}", "note_id": f"n{i}", "field": "laterality", "answers": [side]} for i, side in enumerate(("Left", "Right", "Left"))]
+    for name, given in {"test": ["Left", "Right", "Right"], "test+misspell10": ["Right", "Right", "Right"], "test+misspell40": ["Left", "not stated", "Right"]}.items():
+        path = tmp_path / "predictions" / MAIN[0] / MAIN[1] / f"t.{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"example_id": item["example_id"], "prediction": value, "parsed": value, "answers": item["answers"]}) + "\n" for item, value in zip(items, given)))
+    (tmp_path / "datasets" / "t").mkdir(parents=True)
+    (tmp_path / "datasets" / "t" / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "corpus" / "perturbed").mkdir(parents=True)
+    start = notes[1].index("right")
+    pd.DataFrame({"note_id": ["n0", "n1", "n2"], "text": notes}).to_parquet(tmp_path / "corpus" / "notes.parquet")
+    pd.DataFrame({"note_id": ["n0", "n1", "n2"], "text": [note.replace("Filler", "Fillre").replace("right", "rigth") for note in notes]}).to_parquet(tmp_path / "corpus/perturbed/misspell40.parquet")
+    pd.DataFrame({"note_id": ["n1"], "field": ["laterality"], "quote_start": [start], "quote_end": [start + 5]}).to_parquet(tmp_path / "corpus" / "labels.parquet")
+    assert words.examples(tmp_path, *MAIN).empty, "no word of a note that is not known to be synthetic"
+    (tmp_path / "datasets" / "settings.json").write_text('{"corpus": "synthetic"}')
+    assert words.examples(tmp_path, *MAIN).to_numpy().tolist() == [["misspellings 40 %", "laterality", "right", "rigth", "Right", "not stated"]]
+    (tmp_path / "datasets" / "settings.json").write_text('{"corpus": "tcga"}')
+    assert words.examples(tmp_path, *MAIN).empty
 
 
 def test_every_testbed_and_change_that_can_be_made_has_a_name():
