@@ -155,8 +155,7 @@ def run(run_dir: str | Path, answers: pd.DataFrame, n_resamples: int = 1000, see
 
 def overview(counts: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> pd.DataFrame:
     """One row per task and kind, one column per system: "errors of questions: share (low to high)"; empty where the error was not possible."""
-    rows = counts[counts["split"] == split]
-    rows = rows[[pair in systems for pair in zip(rows["model"], rows["stage"])]]
+    rows = answer_tables.of_systems(counts, systems, split)
     texts = rows.assign(text=[f"{row.n} of {row.of}: {row.share:.1f} % ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()],
                         system=[model_name(*pair) for pair in zip(rows["model"], rows["stage"])], task=rows["task"].map(task_name),
                         error=rows["kind"].map(lambda kind: definitions()["kinds"][kind]["name"]))
