@@ -342,9 +342,11 @@ def coverage_sentences(scores: pd.DataFrame, consistency: pd.DataFrame) -> list[
     """Which damage was scored, at which rates, on which questions, and what was not run."""
     out, rows = [], scores[(scores["metric"] == "average") & (scores["field"] == "all") & (scores["testbed"] != NATURAL)]
     for (testbed, split), part in rows.groupby(["testbed", "split"], sort=False):
+        luck = f", between which a point varies by {part['seed_sd'].median():.1f} points (median standard deviation)" if part["seed_sd"].notna().any() else ""
+        first = part.drop_duplicates("task")
         out.append(f"{testbed_name(testbed).capitalize()}, {ring_name(split)}: {', '.join(f'{rate:g}' for rate in sorted(set(part['rate'])))} % of the "
-                   f"{words()['testbeds'].get(testbed, {}).get('of', 'words')}; {len(set(zip(part['model'], part['stage'])))} systems, {part.drop_duplicates('task')['n'].sum():,.0f} questions of "
-                   f"{part['task'].nunique()} tasks that all of them answered, {part.drop_duplicates('task')['left_out'].sum():,.0f} left out; {int(part['seeds'].max())} training {'seeds' if part['seeds'].max() > 1 else 'seed'}.")
+                   f"{words()['testbeds'].get(testbed, {}).get('of', 'words')}; systems: {len(set(zip(part['model'], part['stage'])))}, tasks: {len(first)}, questions that all systems answered: "
+                   f"{first['n'].sum():,.0f} (left out: {first['left_out'].sum():,.0f}), training seeds: {int(part['seeds'].max())}{luck}.")
     missing = [testbed_name(name) for name in words()["testbeds"] if name != NATURAL and name not in set(rows["testbed"])]
     missing += [change_name(name) for name in words()["meaning_kept"] if name not in set(consistency["change"])]
     return out + ([f"Was not run in this profile: {', '.join(missing)}."] if missing else [])

@@ -100,6 +100,15 @@ def test_the_paper_is_quoted_only_for_what_is_certain():
     assert "wrong training labels 80 %" in ours[0] and "−10.0" in ours[1] and ours[2] == "was not run in this profile"
 
 
+def test_what_was_run_is_counted_and_the_luck_of_training_named():
+    scores = scores_of(("misspell", 0, 60, "", "all"), ("misspell", 40, 45, "", "all"), (robustness.NATURAL, 1, 45, "", "clean"))
+    text, missing = words.coverage_sentences(scores, pd.DataFrame({"change": ["upper", "wording"]}))
+    assert text == "Misspellings, held-out patients: 0, 40 % of the words; systems: 1, tasks: 1, questions that all systems answered: 100 (left out: 3), training seeds: 1."
+    assert "scanner errors" in missing and "other line breaks" in missing and "capitals" not in missing
+    several = words.coverage_sentences(scores.assign(seeds=3, seed_sd=[1.0, 2.0, 9.0]), pd.DataFrame({"change": []}))[0]
+    assert "training seeds: 3, between which a point varies by 1.5 points" in several
+
+
 def test_flips_in_words():
     row = {"model": MAIN[0], "stage": MAIN[1], "task": "phenotype_extraction", "split": "test", "field": "all", "change": "upper", "n": 50, "patients": 40, "flips": 20.0, "low": 10.0,
            "high": 30.0, "right_to_wrong": 5.0, "wrong_to_right": 1.0, "wrong_to_wrong": 14.0}
