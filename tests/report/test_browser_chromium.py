@@ -239,11 +239,11 @@ def test_the_form_continues_from_a_file_and_refuses_another_s(visit, tmp_path):
     page = visit("form.html")
     (tmp_path / "other.json").write_text(json.dumps({"form": "other", "rater": "X", "ratings": []}))
     page.set_input_files("#load", tmp_path / "other.json")
-    page.wait_for_function("document.getElementById('message').textContent.includes('not saved by this form')")
+    page.locator("#message", has_text="not saved by this form").wait_for()
     rows = [{"item": "0002", "choice": "G2", "comment": ""}]
     (tmp_path / "a.json").write_text(json.dumps({"form": rating.form_id(items(), [], QUESTION), "rater": "CD", "ratings": rows}))
     page.set_input_files("#load", tmp_path / "a.json")
-    page.wait_for_function("document.getElementById('message').textContent === 'Loaded.'")
+    page.locator("#message", has_text="Loaded.").wait_for()
     assert page.inner_text("#status") == "1 of 3 rated" and page.input_value("[name=rater]") == "CD"
     page.click("#open")
     assert page.inner_text("#item-name") == "Item 3 of 3: stage"
