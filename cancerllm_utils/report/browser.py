@@ -22,7 +22,7 @@ from cancerllm_utils.evaluation import danger
 from cancerllm_utils.evaluation.metrics import value_scores
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.report.run_facts import commits, read_cohort, read_records
-from cancerllm_utils.results import TASKS, main_systems, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import TASKS, clean_files, main_systems, model_name, ring_name, system_order, task_name
 from cancerllm_utils.tasks.task import UNPARSED, load_task, read_jsonl, task_names
 
 ASSETS = PACKAGE / "assets" / "report"
@@ -118,12 +118,12 @@ def cancer_name(code: str | None) -> str:
 
 def predictions(run_dir: Path) -> tuple[dict[tuple, Path], list[str]]:
     """{(model, stage, task, split): file} of the answers whose data set is there and holds a question, and sentences on what was left out."""
-    kept, changed, lost, known = {}, set(), 0, task_names()
+    kept, changed, lost, known, clean = {}, set(), 0, task_names(), set(clean_files(run_dir))
     for path in sorted(run_dir.glob("predictions/*/*/*.jsonl")):
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         asked = run_dir / "datasets" / task / f"{split}.jsonl"
-        if "+" in split:
-            changed.add(split)
+        if path not in clean:
+            changed.add(split if "+" in split else path.parent.name)
         elif task in known and asked.is_file() and asked.stat().st_size:
             kept[(*path.parts[-3:-1], task, split)] = path
         else:
