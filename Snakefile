@@ -43,6 +43,6 @@ for JOB, VALUES in JOBS.items():
         output: mark(JOB)
         params: job=JOB, values=VALUES, data=execute.data_fingerprint(VALUES), then=THEN.get(NOTEBOOK, "")
         log: str(RUN / "notebooks" / f"{JOB}.ipynb")
-        threads: workflow.cores
+        threads: 1 if NOTEBOOK in params.READING else workflow.cores
         resources: gpu=cards(JOB, VALUES)
         shell: "{PYTHON} -m cancerllm_utils.execute {params.job} {RUN}{params.then}"  # read when a job runs: the loop's own names hold the last job then

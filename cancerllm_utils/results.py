@@ -1,5 +1,7 @@
 """Result tables: the columns of the files that several rooms write or read, the names of what stands in them, and the rows that stand for a whole task."""
 
+from pathlib import Path
+
 import pandas as pd
 import yaml
 
@@ -56,12 +58,23 @@ METRIC_NAMES = {
     "time": "time",
     "memory": "memory",
 }
+MIN_PATIENTS = 20  # an institution or subgroup with fewer patients is not shown by itself
 EMBEDDED, HYBRID = "tiny_base", "hybrid"
 
 
 def load_paper_values() -> dict:
     """The paper's known values as a dict: sources, requires, values (list), cohort, phenotypes (list); see the comments in paper_values.yaml."""
     return yaml.safe_load(PAPER_VALUES.read_text(encoding="utf-8"))
+
+
+def clean_files(run_dir: str | Path, task: str = "*") -> list[Path]:
+    """The prediction files of a run that answer its test sets as they are, task by task: what leaderboards, plans and times are made of.
+
+    Left out are the variants of a test set (test+misspell20, train+corrupted) and simple methods that learned altered answers (stage
+    baseline-cf40): they belong to the study of robustness, which reads them itself.
+    """
+    found = Path(run_dir).glob(f"predictions/*/*/{task}.*.jsonl")
+    return sorted((path for path in found if "+" not in path.name and not path.parent.name.startswith("baseline-")), key=lambda path: (path.name, path))
 
 
 def hybrid_name(model: str) -> str:

@@ -16,6 +16,7 @@ from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.results import (
     SCORE_COLUMNS,
     TRAINING_COLUMNS,
+    clean_files,
     headline,
     is_hybrid,
     load_paper_values,
@@ -36,7 +37,7 @@ BYTES = {"fp32": 4, "bf16": 2}
 def read_runs(run_dir) -> pd.DataFrame:
     """One row per prediction file (RUN_COLUMNS): n answers, their seconds and new tokens, and how they were made; what was not stored is empty."""
     rows = []
-    for path in sorted(path for path in Path(run_dir).glob("predictions/*/*/*.jsonl") if not is_hybrid(path.parent.parent.name)):  # it computes nothing
+    for path in (path for path in clean_files(run_dir) if not is_hybrid(path.parent.parent.name)):  # it computes nothing
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         beside = path.with_suffix(".run.json")

@@ -25,7 +25,7 @@ def _points_interval(values: np.ndarray, clusters: np.ndarray, method: str, n_re
 
 
 def group_rows(group: dict, field: str, method: str, n_resamples: int, seed: int) -> list[dict]:
-    """All score rows of one group of examples (arrays of _scored_examples), without the columns that name the group."""
+    """All score rows of one group of examples (arrays of score.scored_examples), without the columns that name the group."""
     clusters, shared = group["cluster"], {"n": len(group["cluster"]), "unparsed": int(group["unparsed"].sum())}
     means = group["numbers"].mean(axis=0)
     low, high = _points_interval(group["numbers"][:, :, 2], clusters, method, n_resamples, seed)

@@ -13,7 +13,7 @@ import pandas as pd
 from cancerllm_utils.corpus import drugs, radiotherapy
 from cancerllm_utils.evaluation import classes, score, stats
 from cancerllm_utils.evaluation.metrics import UNPARSED
-from cancerllm_utils.results import RINGS, SCORE_COLUMNS, model_name, ring_name, system_order
+from cancerllm_utils.results import RINGS, SCORE_COLUMNS, clean_files, model_name, ring_name, system_order
 
 TASK, YARDSTICK = "treatment_plan", "majority_by_cancer"
 COLUMNS = [*SCORE_COLUMNS, "gain", "gain_low", "gain_high", "versus"]
@@ -103,9 +103,9 @@ def modality_class(answer: str) -> str:
 def read_answers(run_dir: Path) -> pd.DataFrame:
     """Every prediction of the task with its question: model, stage, split, field, variant, example_id, patient_id, institution, cancer_type, gold, given."""
     frames, run_dir = [], Path(run_dir)
-    for path in sorted((run_dir / "predictions").glob(f"*/*/{TASK}.*.jsonl")):
+    for path in clean_files(run_dir, TASK):
         split = path.name.removesuffix(".jsonl").split(".", 1)[1]
-        asked = run_dir / "datasets" / TASK / f"{split.split('+')[0]}.jsonl"
+        asked = run_dir / "datasets" / TASK / f"{split}.jsonl"
         if not path.stat().st_size or not asked.is_file() or not asked.stat().st_size:
             continue
         questions = pd.DataFrame([row for _, row in score.read_rows(asked)])[["example_id", "patient_id", "institution", "cancer_type", "field", "variant", "answers"]]

@@ -13,12 +13,11 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from cancerllm_utils.evaluation import score, stats
-from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+from cancerllm_utils.results import METRIC_NAMES, MIN_PATIENTS, main_systems, model_name, ring_name, signed, system_order, task_name
 
 REFERENCE, OUTER = "test", ["external_site", "external"]
 METRICS = {"average": ("paper", "average_f1"), "value_accuracy": ("clinical", "value_correct")}  # metric -> its family, its column in examples.parquet
 MIN_CELL = 5  # questions of a cancer type that both rings must have before its means are compared
-MIN_PATIENTS = 20  # an institution or subgroup with fewer patients is not shown by itself
 MIN_FOR_SPREAD = 5  # patients of an institution whose mean counts for the spread between institutions
 COLUMNS = [
     "model", "stage", "task", "split", "reference", "family", "metric", "f1_reference", "f1", "n_reference", "n", "patients_reference", "clusters", "cluster",

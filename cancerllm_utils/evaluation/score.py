@@ -19,7 +19,7 @@ from cancerllm_utils import record
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import classes, groups, stats
 from cancerllm_utils.evaluation.metrics import AVERAGED, METRICS, UNPARSED, numbers, score_pairs, value_scores
-from cancerllm_utils.results import SCORE_COLUMNS
+from cancerllm_utils.results import MIN_PATIENTS, SCORE_COLUMNS, clean_files
 
 # The eight numbers of `cancerllm score`, in this order; a further metric in METRICS appears in scores.csv only.
 EIGHT = tuple((family, metric) for family in ("paper", "clinical") for metric in (*AVERAGED, "average"))
@@ -153,7 +153,7 @@ def _table(path, keys: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
+def read_dataset(run_dir: Path, task: str, split: str) -> pd.DataFrame:
     """Examples of a test set; one that is a variant of another (test+misspell20) may share that one's file."""
     path = run_dir / "datasets" / task / f"{split}.jsonl"
     path = path if path.is_file() else path.with_name(f"{split.split('+')[0]}.jsonl")
@@ -174,7 +174,7 @@ def ring_clusters(examples: pd.DataFrame, split: str) -> tuple[np.ndarray, str]:
     return examples["patient_id"].to_numpy(), "percentile"
 
 
-def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+def scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """Predictions of one file joined with their examples, and what is computed from them, as arrays with one row per prediction.
 
     numbers (n, metrics, 3): precision, recall, F1 of ALL_METRICS; values (n, VALUE_METRICS), NaN where not asked; both in points.
@@ -211,7 +211,7 @@ def _scored_examples(path: Path, data: pd.DataFrame) -> tuple[pd.DataFrame, dict
 
 
 def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") -> pd.DataFrame:
-    """Score every predictions/<model>/<stage>/<task>.<split>.jsonl of a run against datasets/<task>/<split>.jsonl.
+    """Score every predictions/<model>/<stage>/<task>.<split>.jsonl of a run (clean_files) against datasets/<task>/<split>.jsonl.
 
     Writes results/scores.csv (SCORE_COLUMNS, points 0-100; single-value metrics stand in f1), results/classes.csv (precision, recall and F1
     of each answer of each closed field), results/institutions.csv (each institution of a ring of unseen places: n and mean scores) and
@@ -220,7 +220,7 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
     Raises UserError when there is nothing to score or a file breaks its contract; then nothing is written.
     """
     run_dir = Path(run_dir)
-    paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"), key=lambda path: (path.name, path))  # task by task
+    paths = clean_files(run_dir)
     if not paths:
         raise UserError(f"folder {run_dir / 'predictions'}: there are no predictions. Run 05_prediction first.")
     datasets, rows, examples, splits, of_classes = {}, [], [], [], []
@@ -231,8 +231,8 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
         if asked.is_file() and not asked.stat().st_size:  # a small corpus has no patients in some rings
             continue
         if (task, split) not in datasets:
-            datasets[task, split] = _dataset(run_dir, task, split)
-        frame, arrays = _scored_examples(path, datasets[task, split])
+            datasets[task, split] = read_dataset(run_dir, task, split)
+        frame, arrays = scored_examples(path, datasets[task, split])
         clusters, method = ring_clusters(frame, split)
         arrays["cluster"] = pd.factorize(clusters, sort=True)[0]
         suffix = re.search(r"-s(\d+)(?:-|$)", stage)
@@ -270,12 +270,13 @@ def score_run(run_dir, n_resamples: int = 1000, seed: int = 0, why: str = "") ->
 
 def institution_table(examples: pd.DataFrame) -> pd.DataFrame:
     """Every institution of the rings of unseen places by itself, from rows of examples.parquet: model, stage, task, split, family, institution, n,
-    patients, average_f1, value_accuracy (points). Extraction counts its headline items."""
+    patients, average_f1, value_accuracy (points, empty for fewer than MIN_PATIENTS patients). Extraction counts its headline items."""
     chosen = examples[examples["split"].str.startswith("external") & (examples["institution"] != "")]
     chosen = chosen[chosen["headline"].astype(bool) | (chosen["task"] != "phenotype_extraction")]
     keys = ["model", "stage", "task", "split", "family", "institution"]
     table = chosen.groupby(keys).agg(n=("example_id", "size"), patients=("patient_id", "nunique"), average_f1=("average_f1", "mean"), value_accuracy=("value_correct", "mean"))
-    return table.assign(average_f1=100 * table["average_f1"], value_accuracy=100 * table["value_accuracy"]).reset_index()
+    scores = (100 * table[["average_f1", "value_accuracy"]]).where(table["patients"] >= MIN_PATIENTS)
+    return table.assign(**scores).reset_index()
 
 
 def write_whole(path: Path, write) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 from rapidfuzz.distance import OSA
 
 from cancerllm_utils.errors import UserError
+from cancerllm_utils.results import clean_files
 from cancerllm_utils.tasks.build import read_settings
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, read_jsonl
 
@@ -43,7 +44,7 @@ def unparsed_kinds(run_dir) -> pd.DataFrame:
     Files without an unparsed answer have one row, kind "none". UserError without predictions or data sets.
     """
     run_dir, rows, fields = Path(run_dir), [], {}
-    paths = sorted(run_dir.glob("predictions/*/*/*.jsonl"))
+    paths = clean_files(run_dir)
     if not paths:
         raise UserError(f"folder {run_dir / 'predictions'}: there are no predictions. Run 05_prediction first.")
     values = read_settings(run_dir)["values"]
@@ -51,7 +52,7 @@ def unparsed_kinds(run_dir) -> pd.DataFrame:
         model, stage = path.parts[-3:-1]
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         if (task, split) not in fields:
-            asked = run_dir / "datasets" / task / f"{split.split('+')[0]}.jsonl"
+            asked = run_dir / "datasets" / task / f"{split}.jsonl"
             fields[task, split] = {row["example_id"]: row["field"] for row in read_jsonl(asked)}
         of_task, answers = fields[task, split], read_jsonl(path)
         kinds = []

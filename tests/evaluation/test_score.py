@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import groups, metrics, score
-from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, main_score, score_file, score_run
+from cancerllm_utils.evaluation import efficiency, groups, metrics, score
+from cancerllm_utils.evaluation.score import SCORE_COLUMNS, append_ledger, compare, institution_table, main_score, score_file, score_run
 
 ROW = {"id": "1", "answers": ["left"], "prediction": "left"}
 
@@ -134,7 +134,8 @@ def run(tmp_path):
 
     predict("cpt-sft-s7", "test", e1=("it is pT2a", "T2", "eos"), e2=("Left", "Left", "eos"), e3=("T3", "T3", "eos"), e4=("2.5 cm", "unparsed", "length"))
     predict("base", "test", e1=("x", "unparsed", "eos"), e2=("no", "not stated", "eos"), e3=("none", "not stated", "eos"), e4=("2.5", "2.5", "eos"))
-    predict("base", "test+misspell20", e1=("x", "unparsed", ""), e2=("Left", "Left", ""))
+    predict("base", "dev", e1=("x", "unparsed", ""), e2=("Left", "Left", ""))
+    (tmp_path / "datasets/extraction/dev.jsonl").write_bytes((tmp_path / "datasets/extraction/test.jsonl").read_bytes())
     return tmp_path
 
 
@@ -167,9 +168,9 @@ def test_score_run_by_hand(run):
     headline = pick(scores, **{**whole, "subgroup": "headline"}, metric="value_accuracy")
     assert headline.n == 3 and headline.f1 == pytest.approx(200 / 3)
     assert pick(scores, **{**whole, "variant": "full", "field": "pT"}, metric="value_accuracy").n == 2
-    # a variant of the test set uses the test set's examples; nothing that stops, no share of stops
-    varied = scores[scores.split == "test+misspell20"]
-    assert set(varied.n) == {1, 2} and "eos_share" not in set(varied.metric)
+    # nothing that stops, no share of stops
+    dev = scores[scores.split == "dev"]
+    assert set(dev.n) == {1, 2} and "eos_share" not in set(dev.metric)
 
 
 def test_score_run_writes_its_files(run):
@@ -182,8 +183,24 @@ def test_score_run_writes_its_files(run):
         examples.columns
     )
     ledger = pd.read_csv(run / "results/ledger.csv")
-    assert ledger.split.tolist() == ["test", "test+misspell20"] and set(ledger.why) == {"first look"}
+    assert ledger.split.tolist() == ["test"] and set(ledger.why) == {"first look"}
     assert not list(run.glob("results/*.part"))
+
+
+def test_damaged_questions_and_altered_teachers_stay_out_of_every_table(run):
+    clean = score_run(run, n_resamples=50)
+    answers = (run / "predictions/tiny/base/extraction.test.jsonl").read_bytes()
+    for other in ("tiny/base/extraction.test+misspell20", "tiny/base/extraction.test+misspell20+respelled", "tiny/base/extraction.test+respelled", "tiny/base/extraction.test+upper",
+                  "tiny/base/extraction.train+corrupted", "tfidf/baseline-cf40/extraction.test"):
+        path = run / "predictions" / f"{other}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(answers)
+    write(run / "predictions/tiny/sft-cf40/extraction.test.jsonl", *map(json.loads, answers.splitlines()))
+    again = score_run(run, n_resamples=50)
+    pd.testing.assert_frame_equal(again[again.stage != "sft-cf40"].reset_index(drop=True), clean)
+    assert set(again.stage) - set(clean.stage) == {"sft-cf40"}, "a model tuned on altered labels answers the clean questions: it is a row of its own"
+    assert set(pd.read_parquet(run / "results/examples.parquet").split) == {"dev", "test"}
+    assert set(efficiency.read_runs(run).split) == {"dev", "test"} and "baseline-cf40" not in set(efficiency.read_runs(run).stage)
 
 
 def test_compare_is_paired(run):
@@ -200,10 +217,10 @@ def test_compare_is_paired(run):
 
 
 def test_rings_of_unseen_places_count_institutions_not_patients(tmp_path):
-    rows = [{"example_id": f"e{i}", "patient_id": f"P{i}", "field": "pT", "answers": ["T2"], "institution": f"Hospital {i // 10}", "headline": True} for i in range(40)]
+    rows = [{"example_id": f"e{i}", "patient_id": f"P{i}", "field": "pT", "answers": ["T2"], "institution": f"Hospital {i // 20}", "headline": True} for i in range(80)]
     for ring in ("test", "external"):
         write(tmp_path / f"datasets/phenotype_extraction/{ring}.jsonl", *rows)
-        for stage, right in (("sft", 10), ("cpt-sft", 20)):  # whole hospitals are right or wrong
+        for stage, right in (("sft", 20), ("cpt-sft", 40)):  # whole hospitals are right or wrong
             given = [{"example_id": row["example_id"], "prediction": "", "answers": ["T2"], "parsed": "T2" if i < right else "T4"} for i, row in enumerate(rows)]
             write(tmp_path / f"predictions/tiny/{stage}/phenotype_extraction.{ring}.jsonl", *given)
     scores = score_run(tmp_path, n_resamples=200)
@@ -215,7 +232,15 @@ def test_rings_of_unseen_places_count_institutions_not_patients(tmp_path):
     assert compare(tmp_path, ("tiny", "cpt-sft"), ("tiny", "sft"), "phenotype_extraction", "test")["low"] > 0
     places = pd.read_csv(tmp_path / "results/institutions.csv")
     places = places[(places.stage == "cpt-sft") & (places.family == "clinical")]
-    assert places.institution.tolist() == [f"Hospital {i}" for i in range(4)] and places.value_accuracy.tolist() == [100, 100, 0, 0] and set(places.patients) == {10}
+    assert places.institution.tolist() == [f"Hospital {i}" for i in range(4)] and places.value_accuracy.tolist() == [100, 100, 0, 0] and set(places.patients) == {20}
+
+
+def test_an_institution_of_few_patients_shows_no_score():
+    rows = [{"model": "tiny", "stage": "sft", "task": "x", "split": "external", "family": "paper", "headline": True, "example_id": f"{name}{i}", "patient_id": f"{name}{i}",
+             "institution": name, "average_f1": 1.0, "value_correct": 0.5} for name, n in (("large", 20), ("small", 19)) for i in range(n)]
+    table = institution_table(pd.DataFrame(rows)).set_index("institution")
+    assert table.loc["large", ["average_f1", "value_accuracy"]].tolist() == [100, 50] and table.loc["small", ["average_f1", "value_accuracy"]].isna().all()
+    assert table["patients"].to_dict() == {"large": 20, "small": 19}
 
 
 def test_classes_and_kappa_of_a_closed_field(tmp_path):
