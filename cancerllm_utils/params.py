@@ -28,6 +28,7 @@ BEFORE = {
     "06_evaluation": ("05_prediction",),
     "06b_independent_cohort": ("06_evaluation",),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
+    "10_radiation_oncology": ("01_data_exploration",),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),
@@ -36,7 +37,8 @@ STEPS = tuple(BEFORE)
 # run once per model; 03 and 04 also per variant, 04 per stage
 PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination")
 PRETRAINING, TUNING, PREDICTION, CONTAMINATION = PER_MODEL
-ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b_contamination where it is named
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
+ONLY_NAMED = (CONTAMINATION, "10_radiation_oncology")  # run where `study: steps` names them
 # these only read what others made, so two run side by side; a step that trains, answers, or measures the machine has it to itself
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
@@ -136,8 +138,8 @@ def check_values(where: str, notebook: str, values: dict) -> None:
         if key in SET_BY_STUDY:
             raise UserError(f"{where}: {key} is set by the study. Write the stages under `study: stages` and other settings under `study: variants`.")
         check_type(where, key, value, *declared(notebook)[key][:2])
-        if key == "model":
-            check_model(where, value)
+        for name in [value] if key == "model" else value if key == "models" else []:
+            check_model(where, name)
 
 
 def check_study(path: Path, study: dict) -> None:
@@ -242,7 +244,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     study = STUDY_DEFAULTS | profile.get("study", {})
     changed = variants(name, profile)
     if "steps" not in profile.get("study", {}):
-        study["steps"] = [step for step in STEPS if step != CONTAMINATION and (changed or step != ABLATION)]
+        study["steps"] = [step for step in STEPS if step not in ONLY_NAMED and (changed or step != ABLATION)]
     per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
     for notebook in [step for step in STEPS if step in study["steps"]]:

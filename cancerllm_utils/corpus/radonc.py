@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from cancerllm_utils import paths
-from cancerllm_utils.corpus import build, plans, radiotherapy, schema, splits, synthetic, tcga
+from cancerllm_utils.corpus import build, plans, radiotherapy, schema, screening, splits, synthetic, tcga
 from cancerllm_utils.corpus.synthetic_patient import PATHOLOGY
 from cancerllm_utils.errors import UserError
 
@@ -20,7 +20,6 @@ FIELDS = (REGIMEN, MODALITY, ICD10)
 MODALITIES = ("external beam", "brachytherapy", "stereotactic")  # of the registry; other ones are counted and not scored
 OTHER_TUMOR = ("history_other_malignancy", "other_dx")  # line 1 and line 2 of the patient tables
 STAGES = ("stage_ajcc", "stage_figo")
-NO_PARTICLE = "The registry does not record the particle: photons, protons and electrons are all external beam there."
 
 
 def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = synthetic.NOISE, data_dir: str = "", seed: int = 42) -> dict[str, pd.DataFrame]:
@@ -38,8 +37,8 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
         raise UserError(f"corpus {corpus}: none of the patients has one clear radiotherapy plan and a pathology report. Raise n_patients, or add patients to the run.")
     cohort = pd.DataFrame(found["patients"])
     notes = pd.DataFrame(found["notes"])[schema.NOTE_COLUMNS].astype(str)
-    rings = found.get("splits", pd.DataFrame()) if corpus == "tcga" else splits.assign(notes, seed, [])[0]
-    cohort = cohort.merge(rings, on="patient_id")
+    rings = found["splits"] if corpus == "tcga" else splits.assign(notes, seed, [])[0]
+    notes, cohort = without_copies(notes, cohort.merge(rings, on="patient_id"), rings, found["flow"])
     folder = Path(run_dir) / FOLDER / "corpus"
     folder.mkdir(parents=True, exist_ok=True)
     notes.to_parquet(folder / "notes.parquet", index=False)
@@ -51,6 +50,14 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
     flow["dropped"] = -flow["patients"].diff().fillna(0).astype(int)
     other = pd.Series(found["other"], dtype=object).value_counts().rename_axis("modality").rename("patients").reset_index()
     return {"flow": flow, "cohort": cohort[["patient_id", "cancer_type", "split", *FIELDS]], "other": other} | ({"doses": found["doses"]} if "doses" in found else {})
+
+
+def without_copies(notes: pd.DataFrame, cohort: pd.DataFrame, rings: pd.DataFrame, flow: list) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables without held-out patients whose text is a copy, also an edited one, of a text of train or dev; their number is added to the flow."""
+    dropped, _ = screening.gate(notes, screening.screen(notes, rings[rings["patient_id"].isin(notes["patient_id"])]), "drop", 1.0, 1.0)
+    kept = notes[~notes["note_id"].isin(dropped)].reset_index(drop=True)
+    flow.append(("no copy of a training text among the held-out ones", len(kept)))
+    return kept, cohort[cohort["patient_id"].isin(kept["patient_id"])].reset_index(drop=True)
 
 
 def head(facts: dict) -> str:

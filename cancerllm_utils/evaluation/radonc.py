@@ -242,6 +242,19 @@ def distances(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd
 # ---- for the reader -----------------------------------------------------------------------------------------------------------
 
 
+def cohort_sentences(corpus: str, found: dict) -> list[str]:
+    """What the tables of corpus.radonc.prepare say of the cohort, in words."""
+    n, first, paper = len(found["cohort"]), found["flow"]["patients"].iloc[0], rules()["paper"]
+    said = [f"{n:,} of {first:,} patients are in the cohort, {n / first:.0%} (the paper: {paper['cohort']:,} of {paper['cases']:,} cases)."]
+    if corpus == "tcga":
+        other = ", ".join(f"{row.modality} {row.patients}" for row in found["other"].itertuples()) or "none"
+        said += ["The registry does not record the particle: photons, protons and electrons are all external beam there.",
+                 f"Rarer modalities with a complete plan, counted and not scored: {other}."]  # fmt: skip
+    else:
+        said.append("Invented patients: the course follows from the facts of the tumor, its schedule is drawn from the usual ones, the particle follows from site, stage, age and side.")
+    return said
+
+
 def score_table(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """Scores of one task for the eye: a row per test set and system, a column per metric, "score [95 % interval]", macro F1 with precision and recall."""
     rows = table[table["task"].eq(task)].copy()
@@ -277,3 +290,20 @@ def sentences(table: pd.DataFrame, tested: pd.DataFrame, items: pd.DataFrame) ->
     if not len(items):
         said.append("Nothing was answered.")
     return said
+
+
+def write(run_dir: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    """Write results/radonc_<name>.csv of the run (`items` as .parquet, answers without text of a note), and a line of the ledger per held-out test set; returns the paths."""
+    folder = Path(run_dir) / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in tables.items():
+        path = folder / f"radonc_{name}.{'parquet' if name == 'items' else 'csv'}"
+        if name == "items":
+            score.write_whole(path, lambda file, table=table: table.to_parquet(file, index=False))
+        else:
+            score.write_whole(path, lambda file, table=table: table.to_csv(file, index=False, float_format="%.6g"))
+        written.append(path)
+    for split in dict.fromkeys(tables["scores"]["split"]):
+        score.append_ledger(run_dir, split, "radiation oncology")
+    return written

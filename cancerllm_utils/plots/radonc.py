@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.evaluation.radonc import KINDS, REGIMEN, TASKS, alpha_beta, rules
+from cancerllm_utils.evaluation.plans import course_of
+from cancerllm_utils.evaluation.radonc import KINDS, REGIMEN, TASKS, alpha_beta, is_impossible, plausibility, rules
 from cancerllm_utils.plots import HATCHES, PALETTE, empty_figure, new_figure, system_styles
 from cancerllm_utils.results import model_name, ring_name, system_order
 
@@ -65,33 +66,39 @@ def doses(items: pd.DataFrame, split: str) -> Figure:
             ax.plot(n, gy, color="0.75", linewidth=0.8, zorder=1)
             ax.annotate(f"{level}", (45.5, gy[-2]), fontsize=7, color="0.4", va="center")
         counts = found.dropna().groupby(["n", "gy"]).size()
-        x, y = counts.index.get_level_values(0), counts.index.get_level_values(1)
-        ax.scatter(x, y, s=14 + 160 * counts / max(total, 1), facecolor=PALETTE[0], edgecolor="0.1", linewidth=0.6, alpha=0.75, zorder=2)
-        ax.set(title=f"{name}\n(n = {int(counts.sum()):,} of {total:,} name a dose)", xlabel="fractions", xlim=(0, 49), ylim=(0, 92))
+        wrong = np.array([is_impossible({"modality": "external beam", "gy": gy, "fractions": int(n)}) for n, gy in counts.index], dtype=bool)
+        for chosen, marker, colour in ((~wrong, "o", PALETTE[0]), (wrong, "X", PALETTE[1])):
+            part = counts[chosen]
+            ax.scatter(part.index.get_level_values(0), part.index.get_level_values(1), s=16 + 250 * part / max(total, 1), marker=marker, facecolor=colour, edgecolor="0.1",
+                       linewidth=0.6, alpha=0.75, zorder=2)  # fmt: skip
+        ax.set(title=f"{name}\n(n = {int(counts.sum()):,} of {total:,} name a dose)", xlabel="fractions", xlim=(0, 49))
     axes[0, 0].set_ylabel("total dose, Gy")
-    fig.suptitle(f"{ring_name(split)}; grey lines: equal EQD2 in Gy, alpha/beta {ratio:g} Gy", x=0.01, ha="left", fontsize=10)
+    axes[0, 0].set_ylim(0)
+    text = f"{ring_name(split)}; larger marks: more patients; crosses: impossible; grey lines: equal EQD2 in Gy, alpha/beta {ratio:g} Gy"
+    fig.suptitle(text, x=0.01, ha="left", fontsize=10)
     return fig
 
 
 def plausibilities(items: pd.DataFrame, split: str) -> Figure:
-    """Share of each system's regimens that are published, possible or impossible. items: evaluation.radonc.read_items."""
+    """Share of each system's regimens, and of the right ones, that are published, possible or impossible. items: evaluation.radonc.read_items."""
     rows = items[items["split"].eq(split) & items["task"].eq(REGIMEN)]
     if rows.empty:
         return empty_figure("no regimen was asked for")
-    systems = system_order(rows)[::-1]
-    fig, axes = new_figure(size=(8.5, 1.5 + 0.4 * len(systems)))
-    ax, left = axes[0, 0], np.zeros(len(systems))
-    shares = rows.groupby(["model", "stage"])["plausibility"].value_counts(normalize=True)
+    right = rows.drop_duplicates("example_id")
+    found = {"the right regimens": pd.Series([plausibility(course_of(gold), cancer)[0] for gold, cancer in zip(right["gold"], right["cancer_type"])])}
+    found |= {model_name(*system): rows.loc[rows["model"].eq(system[0]) & rows["stage"].eq(system[1]), "plausibility"] for system in system_order(rows)}
+    names = list(found)[::-1]
+    fig, axes = new_figure(size=(8.5, 1.5 + 0.4 * len(names)))
+    ax, left = axes[0, 0], np.zeros(len(names))
     for kind, grey, hatch in zip(KINDS, GREYS, ["", HATCHES[1], HATCHES[2], "", "xx"]):
-        values = np.array([100 * shares.get((*system, kind), 0) for system in systems])
-        bars = ax.barh(range(len(systems)), values, left=left, color=grey, edgecolor="0.2", linewidth=0.6, hatch=hatch, label=kind)
+        values = np.array([100 * found[name].eq(kind).mean() for name in names])
+        bars = ax.barh(range(len(names)), values, left=left, color=grey, edgecolor="0.2", linewidth=0.6, hatch=hatch, label=kind)
         for bar, value in zip(bars, values):
-            if value >= 6:
+            if value >= 4:
                 ax.text(bar.get_x() + value / 2, bar.get_y() + bar.get_height() / 2, f"{value:.0f}", ha="center", va="center", fontsize=8,
                         color="white" if kind == "impossible" else "black", bbox={"facecolor": grey, "edgecolor": "none", "pad": 1})  # fmt: skip
         left += values
-    counts = rows.groupby(["model", "stage"]).size()
-    ax.set_yticks(range(len(systems)), [f"{model_name(*system)} (n = {counts[system]:,})" for system in systems])
+    ax.set_yticks(range(len(names)), [f"{name} (n = {len(found[name]):,})" for name in names])
     ax.set(xlim=(0, 100), xlabel="% of the regimens", title=f"{ring_name(split)}: against {len(rules()['regimens'])} published regimens")
     ax.grid(axis="y", visible=False)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
