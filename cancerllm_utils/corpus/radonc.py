@@ -99,16 +99,16 @@ def from_registry(run_dir: Path, source: Path) -> dict:
     several = other_tumor(tcga.read_patient_tables(source)[0])
     courses = radiotherapy.courses(tcga.treatment_tables(source)["radiation"])
     courses = radiotherapy.plans(courses[courses["patient_id"].isin(people.index)])
-    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", "type, dose, fractions and target recorded",
-             f"{', '.join(MODALITIES)}", "a pathology report, a diagnosis and an ICD-10 code"]  # fmt: skip
+    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", " or ".join(MODALITIES),
+             "dose, fractions and target recorded", "a pathology report, a diagnosis and an ICD-10 code"]  # fmt: skip
     reached, other, patients, texts = dict.fromkeys(steps, 0), [], [], []
     for patient, rows in plans.by_patient(courses.to_dict("records")).items():
         answer, why = plans.first_course(rows)
         modality, values = rows[0]["modality"], known.get(patient, {})
-        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), bool(answer), modality in MODALITIES,
+        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), modality in MODALITIES, bool(answer),
                   patient in reports.index and "diagnosis" in values and ICD10 in values]  # fmt: skip
-        if all(passed[:5]) and not passed[5]:
-            other.append(modality)
+        if all(passed[:4]) and not passed[4]:
+            other.append(modality or "not recorded")
         whole = [all(passed[: i + 1]) for i in range(len(passed))]
         reached = {step: n + ok for (step, n), ok in zip(reached.items(), whole, strict=True)}
         if not whole[-1]:

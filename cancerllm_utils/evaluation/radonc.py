@@ -19,6 +19,7 @@ from cancerllm_utils.results import SCORE_COLUMNS, model_name, ring_name, system
 
 TASKS = {"radonc_regimen": "regimen", "radonc_modality": "modality", "radonc_icd10": "ICD-10 code"}
 REGIMEN = "radonc_regimen"
+SIMPLE = ("majority", "majority_by_cancer", "nearest", "tfidf")  # the label rules are left out: no text states the answers
 ITEM_COLUMNS = ["model", "stage", "task", "split", "example_id", "patient_id", "institution", "cancer_type", "gold", "given", "parsed"]
 MEANS = ["accuracy", "rouge1"]  # what the paper gives for all three tasks, and what is tested
 PHYSICS = ["dose_within_5", "fractions_exact", "fraction_dose_within_5", "regimen_exact", "eqd2_within_5", "published", "impossible"]
@@ -129,7 +130,7 @@ def read_items(study: Path) -> pd.DataFrame:
     for path in sorted((study / "predictions").glob("*/*/radonc_*.jsonl")):
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         asked = study / "datasets" / task / f"{split}.jsonl"
-        if not path.stat().st_size or not asked.is_file() or not asked.stat().st_size:
+        if (path.parts[-2] == "baseline" and path.parts[-3] not in SIMPLE) or not path.stat().st_size or not asked.is_file() or not asked.stat().st_size:
             continue
         questions = pd.DataFrame([row for _, row in score.read_rows(asked)])[["example_id", "patient_id", "institution", "cancer_type", "answers"]]
         answers = pd.DataFrame([row for _, row in score.read_rows(path)])[["example_id", "parsed", "prediction"]]
@@ -249,7 +250,7 @@ def cohort_sentences(corpus: str, found: dict) -> list[str]:
     if corpus == "tcga":
         other = ", ".join(f"{row.modality} {row.patients}" for row in found["other"].itertuples()) or "none"
         said += ["The registry does not record the particle: photons, protons and electrons are all external beam there.",
-                 f"Rarer modalities with a complete plan, counted and not scored: {other}."]  # fmt: skip
+                 f"Other modalities of one clear course, counted and not scored: {other}."]  # fmt: skip
     else:
         said.append("Invented patients: the course follows from the facts of the tumor, its schedule is drawn from the usual ones, the particle follows from site, stage, age and side.")
     return said
@@ -285,8 +286,8 @@ def sentences(table: pd.DataFrame, tested: pd.DataFrame, items: pd.DataFrame) ->
                     f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}, n = {row['n']}).")  # fmt: skip
     dangerous = table[table["metric"].eq("impossible")]
     for row in dangerous[dangerous["stage"].str.startswith("sft")].itertuples():
-        said.append(f"{ring_name(row.split)}: {row.f1:.1f} % of the regimens of {model_name(row.model, row.stage)} are impossible (95 % interval {row.f1_low:.1f} to {row.f1_high:.1f}, "
-                    f"n = {row.n}), a dangerous error.")  # fmt: skip
+        said.append(f"{ring_name(row.split)}: impossible regimens, a dangerous error, among the answers of {model_name(row.model, row.stage)}: {row.f1:.1f} % (95 % interval {row.f1_low:.1f} to "
+                    f"{row.f1_high:.1f}, n = {row.n}).")  # fmt: skip
     if not len(items):
         said.append("Nothing was answered.")
     return said

@@ -95,10 +95,10 @@ def write_study(folder, n=12):
         path = folder / "datasets" / task / "test.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for model, stage, said in (("tiny_base", "sft", lambda i: values[i % 2]), ("tiny_base", "base", lambda i: "unparsed"), ("majority_by_cancer", "baseline", lambda i: values[0])):
+        for model, stage, said in (("tiny_base", "sft", values), ("tiny_base", "base", ["unparsed"] * 2), ("majority_by_cancer", "baseline", [values[0]] * 2)):
             path = folder / "predictions" / model / stage / f"{task}.test.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps({"example_id": f"{task}|{i}", "prediction": said(i), "parsed": said(i)}) + "\n" for i in range(n)))
+            path.write_text("".join(json.dumps({"example_id": f"{task}|{i}", "prediction": said[i % 2], "parsed": said[i % 2]}) + "\n" for i in range(n)))
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_sentences_and_tables_print(items):
     said = radonc.sentences(table, tested, items)
     assert any("the paper: in all" in sentence for sentence in said) and any("impossible" in sentence for sentence in said)
     shown = radonc.score_table(table, "radonc_modality")
-    assert list(shown["system"])[0] == "Majority per cancer" and "macro_f1" in shown
+    assert shown["system"].iloc[0] == "Majority per cancer" and "macro_f1" in shown
     assert radonc.read_items(Path("/nowhere")).empty
 
 
