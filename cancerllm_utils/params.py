@@ -38,7 +38,8 @@ STEPS = tuple(BEFORE)
 PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination")
 PRETRAINING, TUNING, PREDICTION, CONTAMINATION = PER_MODEL
 ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
-ONLY_NAMED = (CONTAMINATION, "10_radiation_oncology")  # run where `study: steps` names them
+RADONC = "10_radiation_oncology"  # tunes and asks models of its own, in one job
+ONLY_NAMED = (CONTAMINATION, RADONC)  # run where `study: steps` names them
 # these only read what others made, so two run side by side; a step that trains, answers, or measures the machine has it to itself
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
