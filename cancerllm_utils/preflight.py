@@ -167,7 +167,8 @@ def estimate(profile: str, due: list[str]) -> str:
         if notebook in params.PER_MODEL:
             size, much = models.parameter_count(values["model"]), plan.amount(job, jobs)
             measured = values.get("eval_tokens", 0) * len(values.get("eval_splits", []))
-            seconds += (2 if notebook == params.PREDICTION else 4) * size * (much["tokens"] + measured) / rate + 30 * (notebook == params.PREDICTION)
+            answers = notebook in (params.PREDICTION, params.PERTURBED)
+            seconds += (2 if answers else 4) * size * (much["tokens"] + measured) / rate + 30 * answers
         elif notebook == params.RADONC:
             seconds += 60 + sum(6 * models.parameter_count(name) * plan.radonc_tokens(values) / rate for name in values["models"])
         elif notebook == "A1_tiny_base" and values["train_base"]:

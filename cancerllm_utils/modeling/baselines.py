@@ -17,6 +17,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from ..tasks.build import REPEATS, read_corpus, read_settings, sample, task_items
 from ..tasks.context import findings_of
+from ..tasks.counterfactual import corrupt, known_values
 from ..tasks.task import NOT_STATED, load_task, read_jsonl, write_jsonl
 from .nearest import index_examples, nearest_answers
 
@@ -123,8 +124,12 @@ def tune_tfidf(train: pd.DataFrame, dev: pd.DataFrame, vectors: dict, seed: int)
     return fitted[best], pd.DataFrame(tried).assign(chosen=[number == best for number in range(len(tried))])
 
 
-def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42) -> pd.DataFrame:
+def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42, other_texts: dict[str, dict] | None = None,
+                      false_answers: dict | None = None) -> pd.DataFrame:
     """Fits the baselines on the training patients and answers every data set: predictions/<baseline>/baseline/<task>.<split>.jsonl.
+
+    false_answers ({rate, mode, seed, stage}): the training answers are corrupted first, as a model's are (tasks.counterfactual), and the predictions go to the
+    named stage; the rules, which learn nothing, are left out. TF-IDF's settings are chosen on clean development answers all the same.
 
     majority (per field), majority_by_cancer (per field and cancer type), nearest (the answer of the most similar training example, nearest.py), tfidf
     (the whole scrubbed note; for `findings` the masked note) and rules (what the text states, majority_by_cancer where silent; `sure` marks the rows
@@ -137,8 +142,18 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
     notes, labels = read_corpus(run_dir)
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     specs = {name: load_task(name) for name in tasks}
-    sets = {name: {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits} for name in tasks}
+    files = {(name, split): run_dir / "datasets" / name / f"{split}.jsonl" for name in tasks for split in splits}
+    sets = {name: {split: read_jsonl(files[name, split]) for split in splits if not other_texts or files[name, split].is_file()} for name in tasks}
+    for split, found in (other_texts or {}).items():  # such a note goes by a name of its own, since the corpus has another text under its id
+        texts |= {other_id(note, split, which == "findings"): text for (which, note), text in found.items()}
+        for row in (row for name in tasks for row in sets[name].get(split, ())):
+            row["note_id"] = other_id(row["note_id"], split, row["variant"] == "findings")
     trains = {name: training_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
+    stage = false_answers["stage"] if false_answers else "baseline"
+    shown = {name: read_jsonl(run_dir / "datasets" / name / "train.jsonl") for name in tasks}  # what a model is tuned on, and the nearest example comes from
+    if false_answers:
+        for name in tasks:
+            trains[name], shown[name] = with_false_answers(trains[name], shown[name], **{key: false_answers[key] for key in ("rate", "mode", "seed")})
     devs = {name: tuning_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
     vectors, table, tuned = vectors_of_tasks(run_dir, specs, trains, devs, sets, texts), [], []
     for name, spec in specs.items():
@@ -148,7 +163,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         plain = {split: [by_field.get((row["field"],), NOT_STATED) for row in rows] for split, rows in sets[name].items()}
         answered, total = [("majority", plain, 0.0), ("majority_by_cancer", common, 0.0)], max(1, sum(map(len, sets[name].values())))
         begun = time.monotonic()
-        indexes = index_examples(read_jsonl(run_dir / "datasets" / name / "train.jsonl"))
+        indexes = index_examples(shown[name])
         nearest = {split: nearest_answers(indexes, rows, common[split]) for split, rows in sets[name].items()}
         answered.append(("nearest", nearest, (time.monotonic() - begun) / total))
         begun = time.monotonic()
@@ -156,7 +171,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         tuned.append(trials)
         answered.append(("tfidf", tfidf, (time.monotonic() - begun) / total))
         begun = time.monotonic()
-        rules, sure, remark = rule_answers(spec, sets[name], common, texts, corpus)
+        rules, sure, remark = rule_answers(spec, sets[name], common, texts, corpus) if not false_answers else ({}, {}, "rules learn no answers")
         if remark:
             table.append({"model": "rules", "task": name, "remark": remark})
         else:
@@ -164,15 +179,32 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         print(f"baselines: {name} fitted on {len(train)} items and answered in {time.monotonic() - started:.0f} s", flush=True)
         for model, answers, each in answered:
             for split, rows in sets[name].items():
-                write_jsonl(run_dir / "predictions" / model / "baseline" / f"{name}.{split}.jsonl", [
+                write_jsonl(run_dir / "predictions" / model / stage / f"{name}.{split}.jsonl", [
                     {"example_id": row["example_id"], "prediction": answer, "answers": row["answers"], "parsed": answer, "new_tokens": 0,
                      "stop_reason": "", "seconds": round(each, 5)} | ({"sure": sure[split][place]} if model == "rules" else {})
                     for place, (row, answer) in enumerate(zip(rows, answers[split], strict=True))])
                 right = [answer == row["answers"][0] for row, answer in zip(rows, answers[split], strict=True)]
                 table.append({"model": model, "task": name, "split": split, "n": len(rows), "value_accuracy": np.mean(right) if right else None,
                               "seconds": each * len(rows), "remark": ""})
-    pd.concat(tuned, ignore_index=True).to_csv(run_dir / "predictions" / "tfidf" / "baseline" / "tuning.csv", index=False, float_format="%.4f")
+    pd.concat(tuned, ignore_index=True).to_csv(run_dir / "predictions" / "tfidf" / stage / "tuning.csv", index=False, float_format="%.4f")
     return pd.DataFrame(table)
+
+
+def with_false_answers(items: pd.DataFrame, shown: list[dict], rate: float, mode: str, seed: int) -> tuple[pd.DataFrame, list[dict]]:
+    """Training items (training_items) and the training file's rows with corrupted answers; an item that stands in both has the same answer in both."""
+    known, rows = known_values(shown), items.assign(answers=[[answer] for answer in items["answer"]]).to_dict("records")
+    changed, _ = corrupt(rows, rate, mode, seed, known)
+    return items.assign(answer=[row["answers"][0] for row in changed]), corrupt(shown, rate, mode, seed, known)[0]
+
+
+def other_id(note: str, split: str, masked: bool) -> str:
+    """The name of a note's other text (other_texts of predict_baselines) in a split."""
+    return f"{note}\n{split}\n{'masked' if masked else ''}"
+
+
+def text_read(texts: dict[str, str], note: str, masked: bool, spec: dict) -> str:
+    """What a question reads of a note: its text, or that with the diagnosis masked; other texts come masked."""
+    return findings_of(texts[note], spec) if masked and not note.endswith("\nmasked") else texts[note]
 
 
 def tuning_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame, not_stated_share: float, seed: int) -> pd.DataFrame:
@@ -197,7 +229,7 @@ def vectors_of_tasks(run_dir: Path, specs: dict, trains: dict, devs: dict, sets:
     vectors = {}
     for masked, (fitted_on, asked) in notes.items():
         if fitted_on:
-            vectors[masked] = vectors_of({note: findings_of(texts[note], masking) if masked else texts[note] for note in sorted(asked)}, sorted(fitted_on))
+            vectors[masked] = vectors_of({note: text_read(texts, note, masked, masking) for note in sorted(asked)}, sorted(fitted_on))
             vocabulary = run_dir / "predictions" / "tfidf" / "baseline" / f"vocabulary{'.findings' * masked}.txt"
             vocabulary.parent.mkdir(parents=True, exist_ok=True)
             vocabulary.write_text("\n".join(sorted(vectors[masked]["words"])) + "\n", encoding="utf-8")
@@ -235,7 +267,7 @@ def rule_answers(spec: dict, sets: dict, common: dict, texts: dict[str, str], co
     answers, sure = {split: [] for split in sets}, {split: [] for split in sets}
     for split, rows in sets.items():
         for row, fallback in zip(rows, common[split], strict=True):
-            text = findings_of(texts[row["note_id"]], spec) if row["variant"] == "findings" else texts[row["note_id"]]
+            text = text_read(texts, row["note_id"], row["variant"] == "findings", spec)
             found = {"evidence": "uncertain", "value": None}
             if row["field"] in known:
                 found = rules.read_synthetic(text, row["field"]) if corpus == "synthetic" else rules.read(text, row["field"], row["cancer_type"])
