@@ -17,6 +17,7 @@ from cancerllm_utils.errors import UserError
 FOLDER = "radonc"
 REGIMEN, MODALITY, ICD10 = "radiotherapy", "radiotherapy_modality", "icd10"
 FIELDS = (REGIMEN, MODALITY, ICD10)
+TARGETS = ("primary tumour field", "regional site")  # of a primary plan; a metastasis or a recurrence is another one
 MODALITIES = ("external beam", "brachytherapy", "stereotactic")  # of the registry; other ones are counted and not scored
 OTHER_TUMOR = ("history_other_malignancy", "other_dx")  # line 1 and line 2 of the patient tables
 STAGES = ("stage_ajcc", "stage_figo")
@@ -99,13 +100,13 @@ def from_registry(run_dir: Path, source: Path) -> dict:
     several = other_tumor(tcga.read_patient_tables(source)[0])
     courses = radiotherapy.courses(tcga.treatment_tables(source)["radiation"])
     courses = radiotherapy.plans(courses[courses["patient_id"].isin(people.index)])
-    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", " or ".join(MODALITIES),
-             "dose, fractions and target recorded", "a pathology report, a diagnosis and an ICD-10 code"]  # fmt: skip
+    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", " or ".join(MODALITIES), "of the primary tumor or its region",
+             "dose and fractions recorded", "a pathology report, a diagnosis and an ICD-10 code"]  # fmt: skip
     reached, other, patients, texts = dict.fromkeys(steps, 0), [], [], []
     for patient, rows in plans.by_patient(courses.to_dict("records")).items():
         answer, why = plans.first_course(rows)
         modality, values = rows[0]["modality"], known.get(patient, {})
-        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), modality in MODALITIES, bool(answer),
+        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), modality in MODALITIES, rows[0]["target"] in TARGETS, bool(answer),
                   patient in reports.index and "diagnosis" in values and ICD10 in values]  # fmt: skip
         if all(passed[:4]) and not passed[4]:
             other.append(modality or "not recorded")
@@ -115,8 +116,8 @@ def from_registry(run_dir: Path, source: Path) -> dict:
             continue
         age, sex = people.loc[patient, "age"], people.loc[patient, "gender"]
         facts = {"Diagnosis": values["diagnosis"], "Stage": next((values[name] for name in STAGES if name in values), ""),
-                 "T and N": " ".join(values[name] for name in ("pT", "pN") if name in values), "Age": f"{age:g}" if isinstance(age, (int, float)) and age == age else str(age or ""),
-                 "Sex": str(sex or "").lower()}  # fmt: skip
+                 "T and N": " ".join(values[name] for name in ("pT", "pN") if name in values), "Age": "" if pd.isna(age) else f"{int(age)}",
+                 "Sex": "" if pd.isna(sex) else sex.lower()}  # fmt: skip
         report = reports.loc[patient].to_dict() | {"patient_id": patient}
         texts.append(report | {"note_type": "surgical pathology report", "text": f"{head(facts)}\n\n{report['text']}"})
         patients.append({"patient_id": patient, "cancer_type": people.loc[patient, "cancer_type"], "age": facts["Age"], "gender": sex, REGIMEN: answer, MODALITY: modality, ICD10: values[ICD10]})

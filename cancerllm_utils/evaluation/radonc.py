@@ -90,8 +90,9 @@ def is_impossible(course: dict) -> bool:
         return True
     if None in radiotherapy.checked(gy, n, modality)[:2]:
         return True
-    known = [row for row in table_of(class_of(modality)) if row["fractions"] <= n and row.get("permanent", False) == (n == 1 and class_of(modality) == "brachytherapy")]
-    return bool(known) and gy > rules()["beyond"] * max(row["gy"] for row in known)
+    if class_of(modality) == "brachytherapy":
+        return n > 1 and gy / n > rules()["beyond"] * max(row["gy"] / row["fractions"] for row in table_of("brachytherapy") if row["fractions"] > 1)
+    return gy > rules()["beyond"] * max(row["gy"] for row in table_of("external") if row["fractions"] <= n)
 
 
 def plausibility(course: dict | None, cancer_type: str) -> tuple[str, str]:

@@ -60,6 +60,8 @@ def test_no_eqd2_where_the_model_is_not_trusted_or_no_dose_is_named():
         ("external beam | 3 Gy | 10 fractions | spine", "BRCA", "impossible"),
         ("external beam | 60 Gy | 0 fractions | brain", "GBM", "impossible"),
         ("brachytherapy | 145 Gy | 3 fractions | prostate", "PRAD", "impossible"),
+        ("brachytherapy | 36 Gy | 4 fractions | cervix", "CESC", "possible, not in the table"),
+        ("external beam | 76 Gy | 25 fractions | liver", "LIHC", "possible, not in the table"),
         ("a mass of the breast", "BRCA", "no regimen"),
     ],
 )
