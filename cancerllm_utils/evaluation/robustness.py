@@ -279,7 +279,7 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
     and each field; a loss is negative; without a rate: area minus rate 0, the mean change over the rates. cpt: the change of cpt-sft minus that of sft, so above 0 where
     continued pre-training keeps more; task "all" holds every question of all tasks. remedy: with the remedy minus without it at the same rate; rate 0 is its price on clean text.
     p: permutation of patients, of the mean over seeds: of changes and remedies at each rate, all fields, and of cpt over the rates; p_holm within a kind,
-    testbed, test set and metric. Everything else has limits alone, and so have methods that read no text.
+    testbed, test set and metric. Everything else has limits alone, and so have methods that read no text where the text is damaged.
     """
     rows = []
     for (task, split, testbed), entry in found.items():
@@ -288,9 +288,10 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
         for (model, stage, remedy), by_rate in entry["points"].items():
             of = place | {"model": model, "stage": stage, "remedy": remedy}
             plain = entry["points"].get((model, stage, ""), {})
+            reads = model not in BLIND or testbed in words()["training"]
             if remedy:
                 for rate in sorted(set(by_rate) & set(plain)):
-                    rows += tested(of | {"kind": "remedy", "rate": rate}, difference(by_rate[rate], plain[rate]), clusters, method, n_resamples, seed, test=model not in BLIND)
+                    rows += tested(of | {"kind": "remedy", "rate": rate}, difference(by_rate[rate], plain[rate]), clusters, method, n_resamples, seed, test=reads)
             if 0.0 not in by_rate or len(by_rate) < 2:
                 continue
             area = over_all_rates(by_rate)
@@ -299,7 +300,7 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
             for rate in sorted(set(by_rate) - {0.0}):
                 change = difference(by_rate[rate], by_rate[0.0])
                 for field, mask in masks.items():
-                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, test=field == "all" and model not in BLIND)
+                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, test=reads and field == "all")
     rows += pretraining(found, n_resamples, seed)
     table = pd.DataFrame(rows, columns=TEST_COLUMNS)
     for _, places in table.groupby(["kind", "testbed", "split", "metric"], sort=False).groups.items():

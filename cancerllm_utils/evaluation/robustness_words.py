@@ -276,6 +276,11 @@ def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], s
     return out or not_run("Changes that keep the meaning")
 
 
+def main_system(scores: pd.DataFrame) -> tuple[str, str]:
+    """The system whose fields are shown one by one: the first model's most complete stage; ("", "") where no model was scored."""
+    return next(iter(main_systems(scores)), ("", ""))
+
+
 def shown_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:
     """The systems that sentences speak of: the models' most complete stages, and the simple methods that read the text."""
     there = set(zip(scores["model"], scores["stage"]))
