@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cancerllm_utils import paths
 from cancerllm_utils.corpus import build, plans, radiotherapy, schema, screening, splits, synthetic, tcga
 from cancerllm_utils.corpus.synthetic_patient import PATHOLOGY
+from cancerllm_utils.corpus.synthetic_treatment import COURSES
 from cancerllm_utils.errors import UserError
 
 FOLDER = "radonc"
@@ -27,8 +28,8 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
     """Write the study's corpus/{notes,labels,registry,splits,patients}.parquet below run_dir/radonc.
 
     corpus: `synthetic` (n_patients of the generator are looked at) or `tcga` (the patients of the run, which notebooks 01 and 02 prepared, keep their ring).
-    One note per patient: a head with the facts of `head`, then the pathology report. Returns flow (step, patients, dropped), cohort (patient_id, cancer_type, split, FIELDS),
-    other (modality, patients: counted, not scored) and, for TCGA, doses (radiotherapy.review of the courses of the patients looked at: what was changed or implausible).
+    One note per patient: a head with the facts of `head`, then the pathology report. Returns flow (step, patients, dropped), cohort (patient_id, cancer_type, split, FIELDS; synthetic also schedules, the usual ones
+    that the patient's was drawn from), other (modality, patients: counted, not scored) and, for TCGA, doses (radiotherapy.review of the courses of the patients looked at: what was changed or implausible).
     Raises UserError for another corpus, or where nobody is left.
     """
     if corpus not in ("synthetic", "tcga"):
@@ -50,7 +51,8 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
     flow = pd.DataFrame(found["flow"], columns=["step", "patients"])
     flow["dropped"] = -flow["patients"].diff().fillna(0).astype(int)
     other = pd.Series(found["other"], dtype=object).value_counts().rename_axis("modality").rename("patients").reset_index()
-    return {"flow": flow, "cohort": cohort[["patient_id", "cancer_type", "split", *FIELDS]], "other": other} | ({"doses": found["doses"]} if "doses" in found else {})
+    columns = ["patient_id", "cancer_type", "split", *FIELDS, *(["schedules"] if corpus == "synthetic" else [])]
+    return {"flow": flow, "cohort": cohort[columns], "other": other} | ({"doses": found["doses"]} if "doses" in found else {})
 
 
 def without_copies(notes: pd.DataFrame, cohort: pd.DataFrame, rings: pd.DataFrame, flow: list) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -83,7 +85,8 @@ def from_generator(n_patients: int, noise: float, seed: int) -> dict:
                  "Sex": {"F": "female", "M": "male"}[patient["sex"]], "Side": truth.get("laterality"), "Operation": patient["procedure"] or "none", "ECOG": f"{patient['ecog']}"}  # fmt: skip
         notes.append({name: report[name] for name in schema.NOTE_COLUMNS} | {"text": f"{head(facts)}\n\n{report['text']}"})
         patients.append({"patient_id": patient["patient_id"], "cancer_type": patient["cancer_type"], "age": patient["age"], "gender": synthetic.GENDER[patient["sex"]],
-                         REGIMEN: course["answer"], MODALITY: synthetic.particle(patient), ICD10: truth["icd10"]})  # fmt: skip
+                         REGIMEN: course["answer"], MODALITY: synthetic.particle(patient), ICD10: truth["icd10"],
+                         "schedules": len(COURSES[patient["plan"]["course"]]["schedules"])})  # fmt: skip
     return {"patients": patients, "notes": notes, "flow": list(steps.items()), "other": []}
 
 

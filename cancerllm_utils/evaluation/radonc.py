@@ -253,7 +253,8 @@ def cohort_sentences(corpus: str, found: dict) -> list[str]:
         said += ["The registry does not record the particle: photons, protons and electrons are all external beam there.",
                  f"Other modalities of one clear course, counted and not scored: {other}."]  # fmt: skip
     else:
-        said.append("Invented patients: the course follows from the facts of the tumor, its schedule is drawn from the usual ones, the particle follows from site, stage, age and side.")
+        said.append("Invented patients: the course follows from the facts of the tumor, its schedule is drawn from the usual ones, the particle follows from site, stage, age and side. "
+                    f"So whoever knows every course, and names one of its schedules, has the whole regimen right in {(1 / found['cohort']['schedules']).mean():.0%} of the patients.")  # fmt: skip
     return said
 
 

@@ -123,3 +123,9 @@ def test_another_corpus_and_an_empty_cohort_stop(tmp_path):
         radonc.prepare(tmp_path, "synthetic", n_patients=1, seed=1)
     with pytest.raises(UserError, match="01_data_exploration"):
         radonc.prepare(tmp_path, "tcga", data_dir=str(tmp_path))
+
+
+def test_a_schedule_is_drawn_from_the_usual_ones(cohort):
+    _, found = cohort
+    named = found["cohort"].groupby("schedules")[radonc.REGIMEN].nunique()
+    assert found["cohort"]["schedules"].between(1, 4).all() and len(named) > 1
