@@ -12,7 +12,7 @@ import pandas as pd
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import answers as answer_tables
-from cancerllm_utils.evaluation import comparisons, danger, rating, score, stats
+from cancerllm_utils.evaluation import comparisons, rating, score, stats
 from cancerllm_utils.evaluation.metrics import clinical_words, score_pairs, value_scores
 from cancerllm_utils.results import METRIC_NAMES, SCORE_COLUMNS, main_split, main_systems, model_name, points_text, signed, system_order, task_name
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, hash_order, read_jsonl
@@ -164,11 +164,20 @@ def agreement(table: pd.DataFrame, raters: str, n_resamples: int = 1000, seed: i
         add("kappa_answer", answer["n"], answer["kappa"], answer["low"], answer["high"])
         add("kappa_gold", stands["n"], stands["kappa"], stands["low"], stands["high"])
         judged = part[part["verdict"] != ""]
-        for metric, rows_of, wrong in (("overturned", judged, judged["verdict"] != "confirmed"), ("open", part, part["verdict"] == "")):
+        for metric, rows_of, flags in (("overturned", judged, judged["verdict"] != "confirmed"), ("open", part, part["verdict"] == "")):
             if len(rows_of):
-                share = danger.share_of(wrong, rows_of, "test", n_resamples, seed)
-                add(metric, share["of"], share["share"], share["low"], share["high"])
+                add(metric, len(rows_of), *share(flags.to_numpy(), rows_of["patient_id"], n_resamples, seed))
     return pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
+
+
+def share(flags: np.ndarray, patients, n_resamples: int, seed: int) -> tuple[float, float, float]:
+    """Share of the flags that are set, in %, with its 95 % limits, patients resampled; where none or all are set, which leaves a bootstrap without any
+    width, the exact limits for as many patients (Clopper and Pearson 1934)."""
+    low, high = stats.cluster_bootstrap(100.0 * flags, patients, n_resamples, seed)
+    if flags.all() or not flags.any():
+        reach = 100 * 0.025 ** (1 / patients.nunique())
+        low, high = (reach, 100.0) if flags.all() else (0.0, 100 - reach)
+    return float(100 * flags.mean()), low, high
 
 
 # ---- headlines again ---------------------------------------------------------------------------------------------------------------

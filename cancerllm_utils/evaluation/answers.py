@@ -70,6 +70,11 @@ def shown_systems(table: pd.DataFrame) -> list[tuple[str, str]]:
             or (is_hybrid(model) and stage in dict.fromkeys(stage for _, stage in main))]
 
 
+def of_systems(table: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> pd.DataFrame:
+    """The rows of one test set that belong to these systems."""
+    return table[(table["split"] == split) & pd.Series(list(zip(table["model"], table["stage"])), index=table.index, dtype=object).isin(systems)]
+
+
 def shown_context(prompt: str) -> str:
     """The input of a prompt, as a reader may see it."""
     return prompt.split("### Input:\n", 1)[-1].rsplit("\n\n### Response:", 1)[0]

@@ -58,8 +58,9 @@ def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int 
         return (100 * np.abs(sums[:, :k]).sum(axis=1) / sums[:, k])[:, None]
 
     low, high = stats.limits_of_sums(sums, sums[:, k], statistic, "t", 0, seed)
-    drawn = np.random.default_rng(seed).random((n_draws, len(sure))) < sure
-    perfect = 100 * np.abs((drawn - sure) @ member).sum(axis=1).mean() / len(sure)
+    order = np.argsort(sure, kind="stable")  # so that the draws do not depend on the order of the rows
+    drawn = np.random.default_rng(seed).random((n_draws, len(sure))) < sure[order]
+    perfect = 100 * np.abs((drawn - sure[order]) @ member[order]).sum(axis=1).mean() / len(sure)
     return {"ece": float(statistic(sums.sum(axis=0, keepdims=True))[0, 0]), "low": max(float(low[0]), 0.0), "high": min(float(high[0]), 100.0), "if_perfect": float(perfect)}
 
 

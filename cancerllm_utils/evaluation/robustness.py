@@ -127,13 +127,13 @@ def answers(row: dict, run_dir: Path, known: dict) -> pd.DataFrame:
     return known[path]
 
 
-def curves(run_dir: str | Path) -> dict[tuple, dict]:
+def curves(run_dir: str | Path, known: dict | None = None) -> dict[tuple, dict]:
     """(task, split, testbed) -> what every system scored on the questions that all of them answered at every rate.
 
     items: frame (n) of example_id, patient_id, institution, field; left_out: questions that some file lacks; points: {(model, stage, remedy): {rate:
-    {seed: (n, len(METRICS) + 1) points, unparsed last}}}. Sets in which no question is shared by all are not there.
+    {seed: (n, len(METRICS) + 1) points, unparsed last}}}, of the seeds that a curve has at every rate, where there are any. Sets in which no question is shared by all are not there. known: files that were read before.
     """
-    run_dir, known, out = Path(run_dir), {}, {}
+    run_dir, known, out = Path(run_dir), {} if known is None else known, {}
     for key, members in points(files(run_dir)).items():
         tables = [answers(row, run_dir, known) for row in members]
         shared = sorted(set.intersection(*(set(table.index) for table in tables)))
@@ -143,6 +143,10 @@ def curves(run_dir: str | Path) -> dict[tuple, dict]:
         for row, table in zip(members, tables):
             by_rate = entry["points"].setdefault((row["model"], row["stage"], row["remedy"]), {})
             by_rate.setdefault(row["rate"], {})[row["seed"]] = table.loc[shared, [*METRICS, "unparsed"]].to_numpy(dtype=float)
+        for curve, by_rate in entry["points"].items():
+            everywhere = set.intersection(*(set(seeds) for seeds in by_rate.values()))  # else a point would differ by its trainings too
+            if everywhere:
+                entry["points"][curve] = {rate: {seed: seeds[seed] for seed in seeds if seed in everywhere} for rate, seeds in by_rate.items()}
         out[key] = entry
     testbeds, tasks, rings_in_order = ([*known, *sorted({key[i] for key in out} - set(known))] for i, known in ((2, words()["testbeds"]), (0, TASKS), (1, RINGS)))
     return dict(sorted(out.items(), key=lambda pair: (rings_in_order.index(pair[0][1]), testbeds.index(pair[0][2]), tasks.index(pair[0][0]))))
@@ -214,13 +218,13 @@ def subgroup(task: str) -> str:
 # ---- damage that the notes came with ------------------------------------------------------------------------------------------------
 
 
-def natural(run_dir: str | Path, split: str, n_resamples: int = 1000, seed: int = 42) -> tuple[pd.DataFrame, pd.DataFrame]:
+def natural(run_dir: str | Path, split: str, n_resamples: int = 1000, seed: int = 42, known: dict | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores by the notes' own OCR noise (corpus/quality.py), and the change from clean to heavily damaged notes: rows of COLUMNS and of TEST_COLUMNS.
 
     Thirds are cut on the training patients' notes; subgroup is clean, some or heavy, rate the mean share of damaged words of its notes (%). Other
-    notes are other patients and other cancers, so the change (kind natural, jackknife over patients, Welch's t) is no effect of the scanner alone.
+    notes are other patients and other cancers, so the change (kind natural, jackknife over patients, Welch's t) is no effect of the scanner alone. known: files that were read before.
     """
-    run_dir, known = Path(run_dir), {}
+    run_dir, known = Path(run_dir), {} if known is None else known
     noise = pd.read_parquet(run_dir / "corpus" / "quality.parquet").set_index("note_id")["ocr_noise"]
     place = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "patient_id"]).merge(pd.read_parquet(run_dir / "corpus" / "splits.parquet"), on="patient_id")
     train = noise[noise.index.isin(place.loc[place["split"] == "train", "note_id"])]
@@ -350,8 +354,9 @@ def spared(own: dict, own_clean: dict, other: dict, other_clean: dict) -> np.nda
 def run(run_dir: str | Path, split: str = "test", n_resamples: int = 1000, seed: int = 42, why: str = "") -> dict[str, pd.DataFrame]:
     """All of it for a run: {"scores": COLUMNS, "tests": TEST_COLUMNS}; writes results/robustness.csv and robustness_tests.csv, and one line of the ledger
     for each ring whose damaged questions were scored. split: the test set whose own OCR noise is looked at. Both are empty without such predictions."""
-    found = curves(run_dir)
-    own, change = natural(run_dir, split, n_resamples, seed)
+    known = {}
+    found = curves(run_dir, known)
+    own, change = natural(run_dir, split, n_resamples, seed, known)
     both = {"scores": joined(COLUMNS, scores(found, n_resamples, seed), own), "tests": joined(TEST_COLUMNS, effects(found, n_resamples, seed), change)}
     both["tests"] = holm_natural(both["tests"])
     results = Path(run_dir) / "results"

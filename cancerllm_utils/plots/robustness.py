@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, words
+from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, parse_stage, words
 from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_name, system_name, testbed_name, testbed_place
 from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
 from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, model_name, ring_name, system_order, task_name
@@ -123,7 +123,7 @@ def remedies(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
                 ax.errorbar(line["rate"].astype(float) + 0.5 * (i - (len(names) - 1) / 2), line["f1"].astype(float), yerr=reach, markersize=4.5, linewidth=1.4, elinewidth=0.8, capsize=2, label=remedy_name(name), **style[name])
             ax.set_title(f"{testbed_name(testbed)}, {system_name(model, stage)}\n{task_name(task)}, {n_text(of_task['n'])}" if len(of_task) else task_name(task), fontsize=8)
             ax.set_xlabel(f"% of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}", fontsize=8)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.06 * part["f1_high"].max())
         row_axes[0].set_ylabel(f"{METRIC_NAMES[metric]}, points", fontsize=8)
     fig.legend(*legend_handles(axes.ravel()), loc="outside right upper")
     return fig
@@ -159,7 +159,8 @@ def label_rings(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: st
 
 def consistency(table: pd.DataFrame, split: str = "test") -> Figure:
     """Share of answers that flip under each change that keeps the meaning, a panel per task: bars by what the flip did, with the 95 % interval of all flips."""
-    rows = table[(table["field"] == "all") & (table["split"] == split) & ~table["model"].isin(BLIND) & ~table["stage"].str.contains("-cf", regex=False)]
+    plain = [parse_stage(stage)["stage"] == stage for stage in table["stage"]]  # without seeds, altered labels and remedies, which would be many bars
+    rows = table[(table["field"] == "all") & (table["split"] == split) & ~table["model"].isin(BLIND) & np.array(plain, dtype=bool)]
     changes = [name for name in words()["meaning_kept"] if name in set(rows["change"])]
     if not changes:
         return empty_figure("no change that keeps the meaning was tried")

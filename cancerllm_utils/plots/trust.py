@@ -4,15 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cancerllm_utils.evaluation.answers import of_systems
 from cancerllm_utils.plots import empty_figure, legend_handles, n_text, new_figure, system_styles
 from cancerllm_utils.results import model_name, ring_name, task_name
 
 FEW_QUESTIONS = 5  # a share of fewer is not drawn
-
-
-def of_systems(table: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> pd.DataFrame:
-    """The rows of one test set that belong to these systems."""
-    return table[(table["split"] == split) & pd.Series(list(zip(table["model"], table["stage"])), index=table.index, dtype=object).isin(systems)]
 
 
 def dangerous_errors(counts: pd.DataFrame, kinds: dict, systems: list[tuple[str, str]], split: str) -> Figure:

@@ -11,9 +11,11 @@ from pathlib import Path
 from cancerllm_utils import paths
 from cancerllm_utils.report.run_facts import anchor
 
-# `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network.
+# `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network. Parameters have a table of their own.
 FOLDED = """{%- extends 'basic/index.html.j2' -%}
-{% block input %}<details class="code"><summary>Code</summary>{{ super() }}</details>{% endblock input %}"""
+{% block input %}{% if 'parameters' not in cell.metadata.get('tags', []) and 'injected-parameters' not in cell.metadata.get('tags', []) %}
+<details class="code"><summary>Code</summary>{{ super() }}</details>
+{% endif %}{% endblock input %}"""
 
 
 def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:

@@ -92,6 +92,25 @@ def test_verdicts_and_the_corrected_gold(finished, found):
     assert agreed.loc["kappa_gold", "value"] < agreed.loc["kappa_answer", "value"] < 1
 
 
+def test_a_share_of_none_or_all_has_the_exact_limits():
+    patients = pd.Series(["a", "b", "c", "c"])
+    assert adjudicated.share(np.array([False] * 4), patients, 50, 0) == pytest.approx((0, 0, 100 - 100 * 0.025 ** (1 / 3)))
+    assert adjudicated.share(np.array([True] * 4), patients, 50, 0) == pytest.approx((100, 100 * 0.025 ** (1 / 3), 100))
+    value, low, high = adjudicated.share(np.array([True, False, False, False]), patients, 200, 0)
+    assert value == 25 and low < 25 < high
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_a_handful_of_questions_is_enough(tmp_path, n):
+    folder = invented_answers.write_answers(tmp_path / "quick", n=n)
+    score.score_run(folder, n_resamples=10)
+    drawn = adjudicated.prepare(folder, TASKS, 200, seed=1)
+    for errors in ([0.0, 0.0], [1.0, 0.0]):
+        judged = adjudicated.judge(folder, drawn, *adjudicated.collect(drawn["items"], drawn["key"], [], True, errors, 0.0, 1), 20)
+        assert adjudicated.sentences(judged, "simulated") and len(adjudicated.agreement_table(judged["agreement"])) >= 3
+        assert plots_adjudication.headlines(judged["scores"]) is not None and len(adjudicated.headline_table(judged["scores"])) in (0, len(invented_answers.SYSTEMS))
+
+
 def test_headlines_again_by_hand(finished, found):
     items, key = adjudicated.sample(finished, found, 20, seed=1)
     drawn, flipped = {"items": items, "key": key}, {}
