@@ -279,13 +279,14 @@ def agreement_table(agreed: pd.DataFrame | None) -> pd.DataFrame:
                          "measure": agreed["metric"].map(METRIC_WORDS), "value (95 %)": cells, "items": agreed["n"]})  # fmt: skip
 
 
-def disagreement_table(table: pd.DataFrame | None) -> pd.DataFrame:
-    """Where two raters differ, counted: task, field, what each said of the gold, items. No text and no answer; empty without ratings."""
+def disagreement_table(table: pd.DataFrame | None, raters: str) -> pd.DataFrame:
+    """Where two raters differ, counted: raters, task, field, what each said of the gold, items. No text and no answer; empty without ratings."""
     if table is None:
         return pd.DataFrame()
     differ = table[(table["first"] != table["second"]) & (table["first"] != "") & (table["second"] != "")]
     rows = differ.groupby(["task", "field", "first_verdict", "second_verdict"]).size().rename("items").reset_index()
     rows = rows.assign(task=rows["task"].map(task_name), field=rows["field"].str.replace("_", " "))
+    rows.insert(0, "raters", raters)
     return rows.rename(columns={"first_verdict": "first rater", "second_verdict": "second rater"}).sort_values("items", ascending=False, ignore_index=True, kind="stable")
 
 
@@ -304,11 +305,11 @@ def headline_table(scores: pd.DataFrame | None, metric: str = "average") -> pd.D
     return pd.DataFrame(rows)
 
 
-def form_sentence(run_dir: str | Path, drawn: dict) -> str:
+def form_sentence(drawn: dict) -> str:
     """Where the form lies, or why there is none."""
     if not drawn["form"]:
         return "This run scored no answer to a question of these tasks, so there is nothing to judge: name tasks that notebook 05 answered."
-    return f"Form {drawn['form']}: {len(drawn['items'])} items in {Path(run_dir) / 'adjudication' / 'form.html'}"
+    return f"Form {drawn['form']}: {len(drawn['items'])} items, in adjudication/form.html of the run's folder."
 
 
 def sentences(judged: dict, raters: str) -> list[str]:

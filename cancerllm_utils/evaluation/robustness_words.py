@@ -155,7 +155,7 @@ def field_sentences(changes: pd.DataFrame, system: str, margin: float = 5.0) -> 
             named = [f"{row.field} {limits_text(row.value, row.low, row.high)}, n = {row.n:,.0f}" for row in part[part["verdict"] == verdict].sort_values("value").itertuples()]
             parts += [f"{reads}: {'; '.join(named)}"] if named else []
         out.append(f"{system}, {testbed_name(testbed)} at {part['rate'].iloc[0]:g} %, {task_name(task).lower()}. {'. '.join(text[0].upper() + text[1:] for text in parts)}.")
-    return out or not_run("Damage by rate, field by field,")
+    return out or [f"No field under damage has {FEW} questions that all systems answered, so no field is shown by itself."]
 
 
 # ---- the notes' own noise ----------------------------------------------------------------------------------------------------------------
@@ -315,6 +315,9 @@ def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], s
         worst = single.loc[single["flips"].idxmax()]
         text = (f"{task_name(task)}, {system_name(model, stage)}: {change_name(worst['change'])} does most, {worst['flips']:.1f} % of the answers flip ({worst['low']:.1f} to {worst['high']:.1f}, "
                 f"n = {worst['n']:,}), {worst['right_to_wrong']:.1f} % from right to wrong and {worst['wrong_to_right']:.1f} % from wrong to right")
+        if worst["flips"] == 0:
+            out.append(f"{task_name(task)}, {system_name(model, stage)}: no answer flips under any of the changes ({worst['low']:.1f} to {worst['high']:.1f} %, n = {worst['n']:,}).")
+            continue
         together = whole[whole["change"] == "any"]
         if len(together):
             row = together.iloc[0]

@@ -29,7 +29,7 @@ from cancerllm_utils.results import (
 from cancerllm_utils.tasks.task import label_source, load_task, task_names
 
 NOT_RUN = "not run"
-# Tables that the report reads, with the columns that it needs of each; the last three are written by studies that a run may leave out.
+# Tables that the report reads, with the columns that it needs of each; all but the first three are written by notebooks that a run may leave out.
 TABLES = {
     "scores": ("scores.csv", SCORE_COLUMNS),
     "cpt": ("cpt.csv", CPT_COLUMNS),
@@ -37,6 +37,7 @@ TABLES = {
     "rings": ("ring_drop.csv", ["model", "stage", "task", "split", "metric", "difference", "low", "high", "p_holm"]),
     "subgroups": ("subgroups.csv", ["model", "stage", "task", "metric", "dimension", "level", "n", "patients", "difference", "low", "high", "p_holm"]),
     "dangerous": ("dangerous.csv", ["model", "stage", "task", "split", "kind", "severity", "n", "of", "share", "low", "high"]),
+    "calibration": ("calibration.csv", ["model", "stage", "task", "split", "right", "confidence"]),
 }
 FEW_MODELS = 3  # fewer have no order worth a correlation
 ALPHA = 0.05  # as in comparisons.yaml
@@ -45,7 +46,7 @@ SILVER = ("No patient of this corpus has a label: the models were tuned on what 
 
 
 def read_results(run_dir: str | Path) -> dict:
-    """A run's result tables as scores, cpt, paired (comparisons.csv), comparisons (those of average F1), rings (ring_drop.csv), subgroups, dangerous,
+    """A run's result tables as scores, cpt, paired (comparisons.csv), comparisons (those of average F1), rings (ring_drop.csv), subgroups, dangerous, calibration,
     asked (patient_id and split of whoever was asked about);
     synthetic: True only when every note comes from the generator; silver: True when no patient of the corpus has a label, so that the gold of
     extraction is what the reading rules find.

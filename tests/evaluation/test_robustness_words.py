@@ -118,6 +118,7 @@ def test_flips_in_words():
     table = pd.DataFrame(rows, columns=consistency.COLUMNS)
     (text,) = words.consistency_sentences(table, [MAIN])
     assert "capitals only does most, 20.0 %" in text and "22.0 % flip under at least one change" in text and "most steady is pT (8.0 %" in text and "least pN (31.0 %" in text and "99" not in text
+    assert "no answer flips under any of the changes (10.0 to 30.0 %, n = 50)" in words.consistency_sentences(table.assign(flips=0.0), [MAIN])[0]
     shown = words.consistency_table(table)
     assert len(shown) == 3 and shown["right to wrong"].tolist() == ["5.0", "5.0", ""]
 
@@ -125,8 +126,9 @@ def test_flips_in_words():
 def test_what_was_not_run_is_said_and_nothing_breaks():
     scores, tests, flips = (pd.DataFrame(columns=columns) for columns in (robustness.COLUMNS, robustness.TEST_COLUMNS, consistency.COLUMNS))
     for sentences in (words.curve_sentences(tests, []), words.pretraining_sentences(tests), words.remedy_sentences(tests, []), words.consistency_sentences(flips, []),
-                      words.field_sentences(words.field_changes(tests, *words.main_system(scores)), ""), words.filter_sentences(pd.DataFrame(columns=["task", "field"]))):
+                      words.filter_sentences(pd.DataFrame(columns=["task", "field"]))):
         assert len(sentences) == 1 and "was not run in this profile" in sentences[0]
+    assert "No field under damage has 20 questions" in words.field_sentences(words.field_changes(tests, *words.main_system(scores)), "")[0]
     assert "No clean answers" in words.natural_sentences(scores, tests, [])[0]
     (missing,) = words.coverage_sentences(scores, flips)
     assert all(name in missing for name in ("misspellings", "abbreviations", "wrong training labels", "capitals only")) and "own OCR" not in missing
