@@ -38,6 +38,11 @@ def bins(sure: np.ndarray, n_bins: int) -> np.ndarray:
     return np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, max(len(edges) - 2, 0))
 
 
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 * part / whole as a column; NaN of nothing, as where the only cluster is left out."""
+    return 100 * np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)[:, None]
+
+
 def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int = 1000, seed: int = 0) -> dict:
     """Expected calibration error in points: {ece, low, high, if_perfect}.
 
@@ -55,7 +60,7 @@ def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int 
     np.add.at(sums, owner, np.column_stack([member * (right - sure)[:, None], np.ones(len(sure))]))
 
     def statistic(sums):
-        return (100 * np.abs(sums[:, :k]).sum(axis=1) / sums[:, k])[:, None]
+        return share(np.abs(sums[:, :k]).sum(axis=1), sums[:, k])
 
     low, high = stats.limits_of_sums(sums, sums[:, k], statistic, "t", 0, seed)
     order = np.argsort(sure, kind="stable")  # so that the draws do not depend on the order of the rows
@@ -120,7 +125,7 @@ def area_interval(sure, right, clusters, method: str, n_resamples: int, seed: in
         wrong, seen = np.cumsum(sums[:, :k], axis=1), np.cumsum(sums[:, k:], axis=1)
         weight = sums[:, k:]
         risk = np.divide(wrong, seen, out=np.zeros_like(wrong), where=seen > 0)
-        return (100 * (risk * weight).sum(axis=1) / weight.sum(axis=1))[:, None]
+        return share((risk * weight).sum(axis=1), weight.sum(axis=1))
 
     low, high = stats.limits_of_sums(sums, sums[:, k:].sum(axis=1), statistic, method, n_resamples, seed)
     return max(float(low[0]), 0.0), min(float(high[0]), 100.0)

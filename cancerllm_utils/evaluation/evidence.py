@@ -25,6 +25,7 @@ from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jso
 ANSWER_WEIGHT = 2.0
 ITEM_COLUMNS = [*answer_tables.KEYS, "example_id", "method", "quote", "quote_start", "quote_end", "verified", "holds_gold"]
 COLUMNS = [*answer_tables.KEYS, "method", "answers", "n", "quoted", "verified", "n_gold", "holds_gold", "low", "high", "reachable", "agree"]
+NO_VALUE = ("", NOT_STATED, UNPARSED)
 _QUOTED = re.compile(r'(?P<answer>[^\n]*?)\s*\|\s*"(?P<quote>.+)"', re.DOTALL)
 
 
@@ -99,7 +100,8 @@ def is_extraction(task: str) -> bool:
 
 
 def gives_value(parsed: str) -> bool:
-    return parsed not in ("", NOT_STATED, UNPARSED)
+    """Whether a parsed answer names a value."""
+    return parsed not in NO_VALUE
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------------------
@@ -149,9 +151,9 @@ def run(run_dir: str | Path, answers: pd.DataFrame, show_text: bool = False, n_r
     answers: answers.read_answers. show_text: keep the quotes' text, which is the note's; without it the places stand alone. Shares are in %.
     """
     run_dir = Path(run_dir)
-    asked = answers[answers["task"].map(is_extraction).astype(bool)]
+    asked = answers[answers["task"].isin([task for task in dict.fromkeys(answers["task"]) if is_extraction(task)])]
     sources = material(run_dir, list(dict.fromkeys(asked["task"])), list(dict.fromkeys(asked["split"])))
-    given = asked[asked["parsed"].map(gives_value) & asked["example_id"].isin(sources)].reset_index(drop=True)
+    given = asked[~asked["parsed"].isin(NO_VALUE) & asked["example_id"].isin(sources)].reset_index(drop=True)
     known, found = {}, []
     for row in given.itertuples():
         case = (row.example_id, row.prediction, row.parsed)

@@ -8,6 +8,7 @@ values: a question's own words, the gold, and answers that were read as a value.
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -67,7 +68,7 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
 
     systems: names; start: number of the system shown first; tasks, fields, rings, cancers, kinds, strings, contexts: lists of text;
     items: [task, field, ring, cancer, line of the data set, question, context or -1, gold, answers], and answers [system, text, right (0 or 1),
-    confidence in % or null, kind of danger or -1, severity (0: none), evidence or null]; evidence {"v": found in the note, "q": the quote,
+    probability of the answer in % or null, kind of danger or -1, severity (0: none), evidence or null]; evidence {"v": found in the note, "q": the quote,
     "c": [start, end] in the context, or "n": a passage of the note with "p": [start, end] in it}. left_out: test sets not listed.
     """
     kept, left_out = predictions(run_dir)
@@ -92,7 +93,8 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
                     key = (*system, task, split, example["example_id"])
                     kind, severity = dangers.get(key, ("", 0))
                     answer = (row["prediction"] if shown else UNPARSED) if row["parsed"] == UNPARSED else row["parsed"]
-                    sure = row.get("confidence")
+                    # of the whole answer where a model wrote it: the mean per token is often near 1 for wrong answers
+                    sure = math.exp(row["logprob"]) if row.get("stop_reason") and "logprob" in row else row.get("confidence")
                     rows.append([order.index(system), number("strings", answer), int(value_scores(example["answers"], row["parsed"])["value_accuracy"]),
                                  None if sure is None else round(100 * sure), number("kinds", kinds.get(kind, {"name": kind})["name"]) if kind else -1, int(severity),
                                  place_of(evidence[key], context, texts.get(example["note_id"], ""), shown) if key in evidence else None])

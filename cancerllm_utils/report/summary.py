@@ -309,7 +309,7 @@ def release_sentence(scores: pd.DataFrame) -> str:
     if models < FEW_MODELS:
         return f"Performance by release date: {models} of this run's language models {'has' if models == 1 else 'have'} a known release date; {FEW_MODELS} are needed to say whether newer ones answer better."
     best["released"] = best["model"].map(dates).map(lambda month: pd.Period(month, "M").ordinal)
-    said = [f"{task_name(task).lower()} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
+    said = [f"{task_name(task)} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
     return f"Performance by release date, {models} models: rank correlation of date and score {', '.join(said)} (1: every newer model is better; 0: no relation)."
 
 
