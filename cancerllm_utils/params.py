@@ -32,6 +32,7 @@ BEFORE = {
     "06d_adjudication": ("06_evaluation",),
     "07_robustness": ("04_instruction_tuning", "05c_perturbed_prediction", "06_evaluation"),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
+    "10_radiation_oncology": ("01_data_exploration",),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),
@@ -41,7 +42,8 @@ STEPS = tuple(BEFORE)
 PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction")
 PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED = PER_MODEL
 ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
-NAMED = (CONTAMINATION, PERTURBED, "07_robustness")  # run where they are named there
+RADONC = "10_radiation_oncology"  # tunes and asks models of its own, in one job
+NAMED = (CONTAMINATION, PERTURBED, "07_robustness", RADONC)  # run where they are named there
 # these only read what others made: the Snakefile runs two side by side
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "07_robustness", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
@@ -143,8 +145,8 @@ def check_values(where: str, notebook: str, values: dict) -> None:
         if key in SET_BY_STUDY:
             raise UserError(f"{where}: {key} is set by the study. Write the stages under `study: stages` and other settings under `study: variants`.")
         check_type(where, key, value, *declared(notebook)[key][:2])
-        if key == "model":
-            check_model(where, value)
+        for name in [value] if key == "model" else value if key == "models" else []:
+            check_model(where, name)
         if key in SHARES and not 0 <= value <= 1:
             raise UserError(f"{where}: {key} is a share, so a number from 0 to 1, not {value}.")
         if key in CHOICES and value not in CHOICES[key]:

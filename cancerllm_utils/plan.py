@@ -17,6 +17,7 @@ ITEMS = 12_000  # training items of all tasks where nothing limits them, on the 
 TEST_ITEMS = 1_500  # per task and ring, where nothing limits them
 NEW_TOKENS = 10  # of an average answer
 PROBED_TOKENS = 250  # of a report in the contamination probes
+RADONC_TRAINED, RADONC_ASKED = 450, 150  # patients of the radiation-oncology study in training and in a ring, where nothing limits them
 COLUMNS = ["job", "model", "stage", "million_tokens", "gpu_gib", "ram_gib", "hours"]
 
 
@@ -77,6 +78,9 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
     rows = []
     for job, values in jobs.items():
         notebook = job.partition(".")[0]
+        if notebook == params.RADONC:
+            rows += [radonc_row(job, values, model, tflops) for model in values["models"]]
+            continue
         if notebook not in params.PER_MODEL:
             rows.append({"job": job, "model": "", "stage": ""})
             continue
@@ -98,6 +102,27 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
                     "hours": models.training_hours(entry, much["tokens"], values["tuning"], 1e12 * tflops, values["gradient_checkpointing"])}
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def radonc_tokens(values: dict) -> float:
+    """Tokens that each model of the radiation-oncology study is tuned on: three tasks."""
+    whole = values["num_train_epochs"] * 3 * (values["max_train_items"] or RADONC_TRAINED) * (values["context_tokens"] + 100)
+    return min(whole, values["max_tokens"]) if values["max_tokens"] else whole
+
+
+def radonc_row(job: str, values: dict, model: str, tflops: float) -> dict:
+    """One model of the radiation-oncology study, which is tuned and answers twice within its job; columns as in `table`."""
+    from cancerllm_utils.modeling import models
+
+    entry, tokens, prompt = models.model_entry(model), radonc_tokens(values), values["context_tokens"] + 100
+    adapted = 0 if values["tuning"] == "full" else trainable(model, values["lora_r"], "all-linear")
+    trained = models.training_memory(entry, values["tuning"], values["load_in_4bit"], adapted, values["per_device_train_batch_size"], values["max_length"],
+                                     values["gradient_checkpointing"], optim=values["optim"], target_modules="all-linear")  # fmt: skip
+    answers = 6 * len(values["test_sets"]) * (values["max_test_items"] or RADONC_ASKED)
+    hours = models.training_hours(entry, tokens, values["tuning"], 1e12 * tflops, values["gradient_checkpointing"])
+    return {"job": job, "model": entry["name"], "stage": "base, sft", "million_tokens": (tokens + answers * prompt) / 1e6, "ram_gib": 4 * models.parameter_count(model) / models.GIB,
+            "gpu_gib": max(trained, models.generation_memory(entry, values["load_in_4bit"], values["batch_size"], prompt + values["max_new_tokens"])),
+            "hours": hours + models.generation_hours(entry, answers, prompt, NEW_TOKENS, values["batch_size"], 1e12 * tflops)}  # fmt: skip
 
 
 def adapter(values: dict) -> tuple[int, str | tuple[str, ...]]:

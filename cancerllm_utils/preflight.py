@@ -58,9 +58,10 @@ def check_model(profile: str, jobs: dict) -> list[dict]:
     from cancerllm_utils.modeling import models
 
     findings, wanted = [], plan.table(profile)
-    for name in sorted({values["model"] for job, values in jobs.items() if job.startswith(params.PER_MODEL)}):
+    asked = {name for job, values in jobs.items() for name in ([values["model"]] if job.startswith(params.PER_MODEL) else values["models"] if job == params.RADONC else [])}
+    for name in sorted(asked):
         entry = models.model_entry(name)
-        of_model = {job: values for job, values in jobs.items() if values.get("model") == name}
+        of_model = {job: values for job, values in jobs.items() if values.get("model") == name or (job == params.RADONC and name in values["models"])}
         if "hub_id" in entry:
             findings += check_hub_model(entry, wanted[wanted["model"] == entry["name"]], any(values.get("load_in_4bit") for values in of_model.values()))
             findings += check_adapters(name, of_model)
@@ -151,7 +152,7 @@ def disk_needed(jobs: dict) -> float:
     """GiB that a run takes: checkpoints of the adapters and the text, larger for larger models."""
     from cancerllm_utils.modeling import models
 
-    names = {values["model"] for values in jobs.values() if "model" in values}
+    names = {name for values in jobs.values() for name in [*values.get("models", []), *([values["model"]] if "model" in values else [])]}
     return 0.5 + sum(2.0 * models.model_entry(name).get("gb", 0) for name in names)
 
 
@@ -168,6 +169,8 @@ def estimate(profile: str, due: list[str]) -> str:
             measured = values.get("eval_tokens", 0) * len(values.get("eval_splits", []))
             answers = notebook in (params.PREDICTION, params.PERTURBED)
             seconds += (2 if answers else 4) * size * (much["tokens"] + measured) / rate + 30 * answers
+        elif notebook == params.RADONC:
+            seconds += 60 + sum(6 * models.parameter_count(name) * plan.radonc_tokens(values) / rate for name in values["models"])
         elif notebook == "A1_tiny_base" and values["train_base"]:
             seconds += values["max_seconds"] or 6 * 7.3e6 * values["max_tokens"] / rate  # the tiny base has 7.3 million parameters
         elif notebook == "01_data_exploration" and values["corpus"] == "tcga":

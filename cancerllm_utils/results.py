@@ -31,6 +31,9 @@ TASKS = {
     "stage_from_tnm": "Stage group",
     "icd10_coding": "ICD-10 coding",
     "treatment_plan": "Treatment plan",
+    "radonc_regimen": "Radiotherapy regimen",
+    "radonc_modality": "Radiotherapy modality",
+    "radonc_icd10": "ICD-10 code, radiation oncology",
 }
 RINGS = {
     "train": "training patients",

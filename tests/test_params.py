@@ -72,6 +72,7 @@ def test_paper_profile_holds_the_papers_values():
         ("study: {models: [tiny_base, tiny_base]}", ["'tiny_base' stands twice"]),
         ("study: {models: {tiny_base: [stf]}}", ["stages must be a list of cpt, sft, cpt-sft"]),
         ("shared: {model: tiny_bas}", ["did you mean 'tiny_base'"]),
+        ("10_radiation_oncology: {models: [tiny_base, tiny_lama]}", ["did you mean 'tiny_llama'"]),
         ("study: {sweep: {03_continued_pretraning: {lora_r: [2]}}}", ["cannot be varied", "did you mean '03_continued_pretraining'"]),
         ("study: {sweep: {05_prediction: {batch_size: [2]}}}", ["'05_prediction' cannot be varied"]),
         ("study: {sweep: {03_continued_pretraining: {lora_rank: [2]}}}", ["lora_rank", "did you mean 'lora_"]),

@@ -20,6 +20,7 @@ from cancerllm_utils.corpus.synthetic_facts import patient_slots
 from cancerllm_utils.corpus.synthetic_grammar import GOLD
 from cancerllm_utils.corpus.synthetic_patient import make_patient
 from cancerllm_utils.corpus.synthetic_text import is_early, view_of, write_note
+from cancerllm_utils.corpus.synthetic_treatment import particle_of
 from cancerllm_utils.corpus.synthetic_yaml import CANCERS, MEDICINE, STAGE_GROUPS
 from cancerllm_utils.errors import UserError
 
@@ -92,6 +93,11 @@ def patient_rng(seed: int, number: int) -> Random:
     return Random(f"{GENERATOR_VERSION}|{seed}|{number}")
 
 
+def particle(patient: dict) -> str:
+    """What the patient's course is given with (synthetic_treatment.particle_of)."""
+    return particle_of(patient["plan"]["course"], patient["facts"] | {"side": patient["tumor"].get("side")})
+
+
 def tables(everybody: Iterator[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The registry and the patient table."""
     ids, fields, values, patients = [], [], [], []
@@ -139,10 +145,12 @@ def batches(n_patients: int, seed: int, noise: float, flow: list, progress: bool
         yield rows
 
 
-def notes_of(seed: int, number: int, noise: float, before: int) -> list[dict]:
-    """The notes of one patient with their labels."""
+def notes_of(seed: int, number: int, noise: float, before: int, particles: bool = False) -> list[dict]:
+    """The notes of one patient with their labels. particles: radiotherapy may be given with protons or electrons, and its summary says so."""
     rng = patient_rng(seed, number)
     patient = make_patient(rng, patient_id(number))
+    if particles and patient["course"] and particle(patient) in ("proton", "electron"):
+        patient["course"]["machine"] = particle(patient)
     noise_rng = Random(f"noise|{seed}|{number}")  # its own generator, so that the dial moves nothing but letters
     base, rows = patient_slots(rng, patient), []
     views = {early: view_of(rng, patient, base, early) for early in (True, False)}

@@ -70,7 +70,7 @@ def patient_slots(rng: Random, patient: dict) -> dict:
             "course_type": LANGUAGE["course_types"][course["type"]],
         }
         slots |= {"gy_each": f"{float(course['gy']) / course['fractions']:.2f}".rstrip("0").rstrip("."), "cgy": f"{float(course['gy']) * 100:.0f}",
-                  "machine": LANGUAGE["machines"][course["type"]]}  # fmt: skip
+                  "machine": LANGUAGE["machines"][course.get("machine", course["type"])]}  # fmt: skip
         others = [pair for pair in COURSES[patient["plan"]["course"]]["schedules"] if f"{pair[0]:g}" != course["gy"]]
         if others:
             gy, fractions = pick(random, others)

@@ -86,6 +86,13 @@ def draw_course(random, name: str) -> dict:
             "answer": f"{course['type']} | {gy:g} Gy | {fractions} fraction{'s' if fractions > 1 else ''} | {course['target']}"}  # fmt: skip
 
 
+def particle_of(course: str, facts: dict) -> str:
+    """What a course is given with, by the facts of the tumor (`particles` of the YAML, first match wins): photon, proton, electron or brachytherapy."""
+    if COURSES[course]["type"] == "brachytherapy":
+        return "brachytherapy"
+    return next((rule["particle"] for rule in TREATMENT["particles"] if course in rule["course"] and holds(rule["when"], facts)), "photon")
+
+
 def words_of_plan(plan: dict, course: dict | None, procedure: str | None) -> dict:
     """Spellings of a plan as patterns for the grammar: long and short lists. Every modality and drug stands in each of them."""
     drugs = plan["drugs"]
