@@ -20,16 +20,21 @@ def sources(notebook):
     return [str(paths.NOTEBOOKS / f"{notebook}.ipynb"), *map(str, execute.modules_used(notebook))]
 
 
+def models_of(values):
+    """The models that a step trains or asks: most have one, a study of several names them."""
+    return [name for name in [values.get("model", ""), *values.get("models", [])] if name]
+
+
 def base_card(values):
     """An embedded model's card holds the checksum of its weights: a new base reruns what uses it."""
-    card = paths.PACKAGE / "assets" / values.get("model", "") / "README.md"
-    return [str(card)] if values.get("model") and card.is_file() else []
+    files = [paths.PACKAGE / "assets" / name / "README.md" for name in models_of(values)]
+    return [str(card) for card in files if card.is_file()]
 
 
 def cards(job, values):
     """Graphics cards to ask of a cluster (local runs take what is there): one per training process of a model that is not embedded."""
-    embedded = (paths.PACKAGE / "assets" / values.get("model", "")).is_dir()
-    return values.get("num_processes", 1) if job.startswith(params.PER_MODEL) and not embedded else 0
+    embedded = all((paths.PACKAGE / "assets" / name).is_dir() for name in models_of(values))
+    return values.get("num_processes", 1) if job.startswith((*params.PER_MODEL, params.RADONC)) and not embedded else 0
 
 
 def reads_only(notebook, values):
