@@ -228,8 +228,8 @@ def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> list[str]:
         where = f"{task_name(task)}, {split}, {stage}, against {against}"
         if shown.empty:
             best = part.loc[part["difference"].idxmax()]
-            said.append(f"{where}: no retriever made a difference that could be shown. The largest gain is {of_row(best)}; a true difference of "
-                        f"{best['smallest_detectable']:.1f} points would be found in four of five such studies.")
+            found = f"; a true difference of {best['smallest_detectable']:.1f} points would be found in four of five such studies" if best["smallest_detectable"] > 0 else ""
+            said.append(f"{where}: no retriever made a difference that could be shown. The largest gain is {of_row(best)}{found}.")
             continue
         better, worse = shown[shown["difference"] > 0], shown[shown["difference"] < 0]
         for word, rows in (("better", better), ("worse", worse)):
