@@ -123,7 +123,7 @@ def tune_tfidf(train: pd.DataFrame, dev: pd.DataFrame, vectors: dict, seed: int)
     return fitted[best], pd.DataFrame(tried).assign(chosen=[number == best for number in range(len(tried))])
 
 
-def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42) -> pd.DataFrame:
+def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42, other_texts: dict[str, dict] | None = None) -> pd.DataFrame:
     """Fits the baselines on the training patients and answers every data set: predictions/<baseline>/baseline/<task>.<split>.jsonl.
 
     majority (per field), majority_by_cancer (per field and cancer type), nearest (the answer of the most similar training example, nearest.py), tfidf
@@ -137,7 +137,12 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
     notes, labels = read_corpus(run_dir)
     texts = dict(zip(notes["note_id"], notes["text"], strict=True))
     specs = {name: load_task(name) for name in tasks}
-    sets = {name: {split: read_jsonl(run_dir / "datasets" / name / f"{split}.jsonl") for split in splits} for name in tasks}
+    files = {(name, split): run_dir / "datasets" / name / f"{split}.jsonl" for name in tasks for split in splits}
+    sets = {name: {split: read_jsonl(files[name, split]) for split in splits if not other_texts or files[name, split].is_file()} for name in tasks}
+    for split, found in (other_texts or {}).items():  # such a note goes by a name of its own, since the corpus has another text under its id
+        texts |= {other_id(note, split, which == "findings"): text for (which, note), text in found.items()}
+        for row in (row for name in tasks for row in sets[name].get(split, ())):
+            row["note_id"] = other_id(row["note_id"], split, row["variant"] == "findings")
     trains = {name: training_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
     devs = {name: tuning_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
     vectors, table, tuned = vectors_of_tasks(run_dir, specs, trains, devs, sets, texts), [], []
@@ -175,6 +180,16 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
     return pd.DataFrame(table)
 
 
+def other_id(note: str, split: str, masked: bool) -> str:
+    """The name of a note's other text (other_texts of predict_baselines) in a split."""
+    return f"{note}\n{split}\n{'masked' if masked else ''}"
+
+
+def text_read(texts: dict[str, str], note: str, masked: bool, spec: dict) -> str:
+    """What a question reads of a note: its text, or that with the diagnosis masked; other texts come masked."""
+    return findings_of(texts[note], spec) if masked and not note.endswith("\nmasked") else texts[note]
+
+
 def tuning_items(spec: dict, corpus: str, notes: pd.DataFrame, labels: pd.DataFrame, not_stated_share: float, seed: int) -> pd.DataFrame:
     """All items of the development patients, not only the few hundred that models answer; "not stated" ones at the share of the test sets."""
     items = task_items(spec, corpus, notes, labels)
@@ -197,7 +212,7 @@ def vectors_of_tasks(run_dir: Path, specs: dict, trains: dict, devs: dict, sets:
     vectors = {}
     for masked, (fitted_on, asked) in notes.items():
         if fitted_on:
-            vectors[masked] = vectors_of({note: findings_of(texts[note], masking) if masked else texts[note] for note in sorted(asked)}, sorted(fitted_on))
+            vectors[masked] = vectors_of({note: text_read(texts, note, masked, masking) for note in sorted(asked)}, sorted(fitted_on))
             vocabulary = run_dir / "predictions" / "tfidf" / "baseline" / f"vocabulary{'.findings' * masked}.txt"
             vocabulary.parent.mkdir(parents=True, exist_ok=True)
             vocabulary.write_text("\n".join(sorted(vectors[masked]["words"])) + "\n", encoding="utf-8")
@@ -235,7 +250,7 @@ def rule_answers(spec: dict, sets: dict, common: dict, texts: dict[str, str], co
     answers, sure = {split: [] for split in sets}, {split: [] for split in sets}
     for split, rows in sets.items():
         for row, fallback in zip(rows, common[split], strict=True):
-            text = findings_of(texts[row["note_id"]], spec) if row["variant"] == "findings" else texts[row["note_id"]]
+            text = text_read(texts, row["note_id"], row["variant"] == "findings", spec)
             found = {"evidence": "uncertain", "value": None}
             if row["field"] in known:
                 found = rules.read_synthetic(text, row["field"]) if corpus == "synthetic" else rules.read(text, row["field"], row["cancer_type"])

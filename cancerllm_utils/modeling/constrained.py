@@ -55,8 +55,10 @@ def corrected(answer: dict, candidates: list[str], correction: dict | None) -> d
     if correction is None:
         return answer
     tokens = np.array(answer["candidate_tokens"])
-    best = int(np.argmax((np.array(answer["log_probs"]) - correction["prior"]) / tokens ** correction["length"]))
-    return {**answer, "prediction": candidates[best], "new_tokens": int(tokens[best])}
+    scores = (np.array(answer["log_probs"]) - correction["prior"]) / tokens ** correction["length"]
+    best = int(np.argmax(scores))
+    return {**answer, "prediction": candidates[best], "new_tokens": int(tokens[best]), "logprob": round(answer["log_probs"][best], 6),
+            "confidence": round(float(np.exp(log_softmax(scores)[best])), 6)}
 
 
 def correction_of(name: str, field_priors: dict[str, list[float]]) -> dict:

@@ -6,6 +6,7 @@ own prompts alone, so that a resumed run, which meets the same batches, meets th
 """
 
 import contextlib
+import math
 import time
 
 import torch
@@ -112,16 +113,25 @@ def read_prompts(model, tokenizer, rows: list[list[int]], room: int) -> dict:
     return {"cache": Cache(layers=[Shelf(*pair, columns) for pair in buffers]), "mask": mask, "lengths": lengths, "columns": columns, "logits": last}
 
 
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest token of each row and its log-probability in nats, in fp32; logits: [batch, vocabulary]."""
+    token, logits = logits.argmax(-1), logits.float()
+    return token, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
+
+
 @torch.inference_mode()
-def greedy_tokens(model, tokenizer, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """The likeliest continuation of each row of tokens, `max_new_tokens` tokens each; from the end token on only end tokens."""
+def greedy(model, tokenizer, rows: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The likeliest continuation of each row of tokens, `max_new_tokens` tokens each, and each token's log-probability in nats; from the end token on
+    only end tokens, with 0.0."""
     end = tokenizer.eos_token_id
     with arithmetic(model):
         read = read_prompts(model, tokenizer, rows, max_new_tokens)
-        cache, mask, lengths, token = read["cache"], read["mask"], read["lengths"], read["logits"].argmax(-1)
+        cache, mask, lengths = read["cache"], read["mask"], read["lengths"]
+        token, log_prob = likeliest(read["logits"])
         tokens, alive = torch.full((len(rows), max_new_tokens), end, device=model.device), torch.arange(len(rows), device=model.device)
+        log_probs = torch.zeros(len(rows), max_new_tokens, device=model.device)
         for step in range(max_new_tokens):
-            tokens[alive, step] = token
+            tokens[alive, step], log_probs[alive, step] = token, log_prob
             going = token != end
             left = int(going.sum())
             if not left or step + 1 == max_new_tokens:
@@ -131,18 +141,30 @@ def greedy_tokens(model, tokenizer, rows: list[list[int]], max_new_tokens: int) 
                 alive, mask, lengths, token, going = alive[going], mask[going], lengths[going], token[going], going[going]
             out = model(input_ids=token[:, None], attention_mask=mask[:, : read["columns"] + step + 1], position_ids=lengths + step, past_key_values=cache,
                         use_cache=True)
-            token = torch.where(going, out.logits[:, -1].argmax(-1), end)
-    return tokens.tolist()
+            token, log_prob = likeliest(out.logits[:, -1])
+            token, log_prob = torch.where(going, token, end), torch.where(going, log_prob, 0.0)
+    return tokens.tolist(), log_probs.tolist()
+
+
+def greedy_tokens(model, tokenizer, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """The tokens of `greedy` alone."""
+    return greedy(model, tokenizer, rows, max_new_tokens)[0]
+
+
+def sureness(log_prob: float, tokens: int) -> dict:
+    """What an answer's row says of how sure the model was: logprob (its sum over the answer's tokens, in nats) and confidence (exp of their mean, 0 to 1)."""
+    return {"logprob": round(log_prob, 6), "confidence": round(math.exp(log_prob / tokens), 6)}
 
 
 def greedy_batch(model, tokenizer, prompts: list[str], max_new_tokens: int) -> list[dict]:
-    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), seconds (the batch's, shared out)."""
+    """Greedy answers of one batch: prediction, new_tokens (end token included), stop_reason (eos|length), logprob and confidence (`sureness`, end token
+    included), seconds (the batch's, shared out)."""
     begun, end, answers = time.monotonic(), tokenizer.eos_token_id, []
-    for ids in greedy_tokens(model, tokenizer, token_rows(model, tokenizer, prompts, max_new_tokens), max_new_tokens):
+    for ids, log_probs in zip(*greedy(model, tokenizer, token_rows(model, tokenizer, prompts, max_new_tokens), max_new_tokens), strict=True):
         ended = end in ids
         ids = ids[: ids.index(end)] if ended else ids
         answers.append({"prediction": tokenizer.decode(ids, skip_special_tokens=True).strip(), "new_tokens": len(ids) + ended,
-                        "stop_reason": "eos" if ended else "length"})
+                        "stop_reason": "eos" if ended else "length", **sureness(sum(log_probs[: len(ids) + ended]), len(ids) + ended)})
     seconds = round((time.monotonic() - begun) / len(prompts), 5)
     return [{**answer, "seconds": seconds} for answer in answers]
 
@@ -184,8 +206,8 @@ def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> l
     """The likeliest of `candidates` after each prompt of one batch, by summed log-probability of its tokens and the end token.
 
     The prompts run through the model once; the candidates are scored on their shared key-value cache, several at a time. Returns prediction, new_tokens
-    (tokens of that candidate), stop_reason "" (nothing was generated), seconds, log_probs (one per candidate, in nats), candidate_tokens (end token
-    included).
+    (tokens of that candidate), stop_reason "" (nothing was generated), seconds, logprob (of that candidate), confidence (its share of the candidates'
+    likelihood), log_probs (one per candidate, in nats), candidate_tokens (end token included).
     """
     begun = time.monotonic()
     # "### Response:\n" closes every prompt, so the candidates' tokens are the same after each of them
@@ -212,6 +234,22 @@ def rank_batch(model, tokenizer, prompts: list[str], candidates: list[str]) -> l
             for i, part in zip(group, found.split([len(tails[i]) - 1 for i in group], dim=1), strict=True):
                 scores[:, i] = (first[:, tails[i][0]] + part.sum(1)).cpu()
     seconds = round((time.monotonic() - begun) / len(prompts), 5)
-    lengths = list(map(len, tails))
-    return [{"prediction": candidates[best], "new_tokens": lengths[best], "stop_reason": "", "seconds": seconds, "log_probs": scores[i].tolist(), "candidate_tokens": lengths}
+    lengths, shares = list(map(len, tails)), scores.softmax(dim=1).max(dim=1).values.tolist()
+    return [{"prediction": candidates[best], "new_tokens": lengths[best], "stop_reason": "", "seconds": seconds, "logprob": round(scores[i, best].item(), 6),
+             "confidence": round(shares[i], 6), "log_probs": scores[i].tolist(), "candidate_tokens": lengths}
             for i, best in enumerate(scores.argmax(dim=1).tolist())]
+
+
+@torch.inference_mode()
+def answer_log_probs(model, tokenizer, prompts: list[str], answers: list[str]) -> list[float]:
+    """Log-probability in nats of each answer, end token included, after its own prompt; one batch."""
+    tails = [candidate_tokens(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    rows, longest = token_rows(model, tokenizer, prompts, max(map(len, tails))), max(map(len, tails))
+    whole = [row + tail[:-1] for row, tail in zip(rows, tails, strict=True)]
+    width = max(map(len, whole))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in whole], device=model.device)
+    real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in whole], device=model.device)
+    with arithmetic(model):
+        out = model(input_ids=ids, attention_mask=real, position_ids=(real.cumsum(1) - 1).clamp(min=0), use_cache=False, logits_to_keep=longest)
+    log_probs = out.logits.float().log_softmax(-1)
+    return [log_probs[i, -len(tail) :].gather(1, torch.tensor(tail, device=model.device)[:, None]).sum().item() for i, tail in enumerate(tails)]

@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import checkpoints, constrained, models
+from cancerllm_utils.evaluation.answers import DEV_FOLDER
+from cancerllm_utils.evaluation.evidence import extraction_tasks, split_quote
+from cancerllm_utils.modeling import checkpoints, constrained, left_out, models
 from cancerllm_utils.modeling.decoding import greedy_batch, rank_batch
 from cancerllm_utils.modeling.energy import measured_energy
 from cancerllm_utils.modeling.memory import measured_memory
@@ -25,6 +27,7 @@ from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, model_pr
 
 BACKENDS = ("transformers", "vllm")
 DECODINGS = ("greedy", "rank", "constrained")
+SURENESS = ("logprob", "confidence")  # what decoding.sureness adds to a row; vLLM's rows lack it
 
 
 def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[int]]:
@@ -35,7 +38,7 @@ def length_batches(prompts: list[str], tokenizer, batch_size: int) -> list[list[
 
 
 def generate(model, tokenizer, prompts: list[str], max_new_tokens: int = 50, batch_size: int = 16) -> list[dict]:
-    """Greedy answers to `prompts` (as data sets store them), in their order: dicts with prediction, new_tokens, stop_reason (eos|length), seconds."""
+    """Greedy answers to `prompts` (as data sets store them), in their order: dicts as decoding.greedy_batch gives them."""
     answers, prompts = [None] * len(prompts), [model_prompt(prompt, tokenizer) for prompt in prompts]
     for batch in length_batches(prompts, tokenizer, batch_size):
         for i, answer in zip(batch, greedy_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens), strict=True):
@@ -166,6 +169,7 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
                 "prompts": checkpoints.identity({"read": [example["prompt"] for example in examples]})}
     settings |= {} if backend == "transformers" else {"backend": backend, "backend_version": version(backend)}
     settings |= {"corrections": corrections} if corrections else {}
+    settings |= {"also": SURENESS} if backend == "transformers" else {}
     fingerprint, record = checkpoints.identity(settings), out_path.with_suffix(".run.json")
     if out_path.is_file() and record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
         return json.loads(record.read_text())["outcome"]
@@ -211,10 +215,11 @@ def predict_file(model, tokenizer, in_path, out_path, model_identity: str, value
 
 
 def finished_row(example: dict, answer: dict, values: dict[str, list[str]]) -> dict:
-    """The prediction row of one example (the contract's keys and no others: the prompt holds note text)."""
-    parsed = parse(answer["prediction"], example["task"], example["field"], [v for v in values.get(example["field"]) or [] if v != NOT_STATED])
+    """The prediction row of one example (the contract's keys and no others: the prompt holds note text); a quote behind the answer is not parsed."""
+    parsed = parse(split_quote(answer["prediction"])[0], example["task"], example["field"], [v for v in values.get(example["field"]) or [] if v != NOT_STATED])
     return {"example_id": example["example_id"], "prediction": answer["prediction"], "answers": example["answers"], "parsed": parsed,
-            "new_tokens": answer["new_tokens"], "stop_reason": answer["stop_reason"], "seconds": answer["seconds"]}
+            "new_tokens": answer["new_tokens"], "stop_reason": answer["stop_reason"], "seconds": answer["seconds"],
+            **{key: answer[key] for key in SURENESS if key in answer}}
 
 
 def allowed_answers(run_dir, task: str) -> dict[str, list[str]]:
@@ -246,12 +251,14 @@ def load_network(run_dir, model: str, stage: str, precision: str = "auto", backe
 
 def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: list[str], decoding: str = "greedy", max_new_tokens: int = 50,
                   batch_size: int = 16, precision: str = "auto", logging_seconds: float = 5.0, backend: str = "transformers",
-                  energy: bool = False, load_in_4bit: bool = False, decoding_items: int = 0, seed: int = 0) -> pd.DataFrame:
+                  energy: bool = False, load_in_4bit: bool = False, decoding_items: int = 0, seed: int = 0, answer_dev: bool = False, evidence_items: int = 0) -> pd.DataFrame:
     """Predictions of one stage (`base` or a tuned one) for every task and test set: predictions/<model>/<stage>/<task>.<test set>.jsonl.
 
     backend vllm needs that library and a CUDA card, decodes greedily only and puts its own batches together (batch_size is not used); energy asks
     codecarbon, where it is installed. load_in_4bit: NF4 weights, a quarter of the memory (a model of 70B on one card of 80 GB). decoding_items: so many
     development questions per task are answered greedily and by ranking first, and compared (`decoding_study`); decoding constrained rests on that.
+    answer_dev: the development patients are answered too, into the folder dev/ beside the others, which no score counts: confidence is calibrated on them
+    (a base model is left out). evidence_items: for so many of those answers left_out.py measures which sentence they rest on.
     Returns one row per file: model, stage, task, split and what predict_file returns. Files of the same model, data and parameters are kept.
     """
     if backend not in BACKENDS:
@@ -277,6 +284,12 @@ def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: 
                                    logging_seconds, f"{entry['name']} {stage} {task}.{split}", backend=backend, energy=energy,
                                    corrections=corrections if decoding == "constrained" else None)
             rows.append({"model": entry["name"], "stage": stage, "task": task, "split": split, **outcome})
+        apart, dev = Path(run_dir) / "predictions" / entry["name"] / stage / DEV_FOLDER, Path(run_dir) / "datasets" / task / "dev.jsonl"
+        if answer_dev and stage != "base" and dev.is_file():
+            predict_file(network, tokenizer, dev, apart / f"{task}.dev.jsonl", identity, values, decoding, max_new_tokens, batch_size, logging_seconds,
+                         f"{entry['name']} {stage} {task}.dev", backend=backend, corrections=corrections if decoding == "constrained" else None)
+            if evidence_items and backend == "transformers" and task in extraction_tasks():
+                left_out.measure(network, tokenizer, run_dir, task, apart, evidence_items, batch_size, seed)
     return pd.DataFrame(rows)
 
 

@@ -2,16 +2,19 @@
 
 import copy
 import json
+import math
 import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import decoding, generation, models, vllm_backend
 
+LONG_NOTE = "The {side} lung was taken out with number {i}. Margins are clear and nothing else was found."
 PROMPTS = [f"Specimen {i}: {'right ' * (i % 5)}lung. " * (1 + i % 4) + "### Response:\n" for i in range(10)]
 
 
@@ -232,11 +235,91 @@ def test_a_killed_prediction_goes_on_and_equals_one_that_was_not(tiny, tiny_run)
     assert resumed["n"] == whole["n"] == 24 and not (tiny_run / "torn.jsonl.partial").exists() and batches == [1, 2, 3, 4, 5]
 
 
+def summed_log_prob(model, tokenizer, prompt: str, answer: str) -> tuple[float, int]:
+    """Log-probability of an answer and the end token after a prompt, by one plain reading of the whole, and the number of its tokens."""
+    ids, n = tokenizer(prompt + answer)["input_ids"] + [tokenizer.eos_token_id], len(tokenizer(prompt)["input_ids"])
+    with torch.no_grad():
+        log_probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+    return sum(log_probs[i - 1, ids[i]].item() for i in range(n, len(ids))), len(ids) - n
+
+
+def naive_log_probs(model, tokenizer, prompt: str, n: int) -> list[float]:
+    """Log-probability of each token of the greedy answer, the end token included, one token at a time without cache or padding."""
+    ids, found = tokenizer(prompt, return_tensors="pt")["input_ids"], []
+    while len(found) < n and (not found or ids[0, -1] != tokenizer.eos_token_id):
+        with torch.no_grad():
+            log_probs = model(input_ids=ids, use_cache=False).logits[0, -1].log_softmax(-1)
+        found.append(log_probs.max().item())
+        ids = torch.cat([ids, log_probs.argmax().view(1, 1)], dim=1)
+    return found
+
+
+def test_confidence_is_that_of_the_whole_sequence_whatever_the_batch(stopping):
+    """logprob against one plain reading, confidence as the geometric mean of the tokens' probabilities; in batches as one by one."""
+    model, tokenizer, prompts = stopping
+    alone, together = (generation.generate(model, tokenizer, prompts, 8, size) for size in (1, 40))
+    assert [a["confidence"] for a in together] == pytest.approx([a["confidence"] for a in alone], abs=1e-4)
+    assert [a["logprob"] for a in together] == pytest.approx([a["logprob"] for a in alone], abs=1e-4)
+    for prompt, answer in list(zip(prompts, together, strict=True))[:12]:
+        expected = naive_log_probs(model, tokenizer, prompt, 8)
+        assert answer["new_tokens"] == len(expected) and answer["logprob"] == pytest.approx(sum(expected), abs=1e-3)
+        assert answer["confidence"] == pytest.approx(math.exp(sum(expected) / len(expected)), abs=1e-4)
+    assert len({a["confidence"] for a in together}) > 10
+
+
+def test_a_ranked_answers_confidence_is_its_share_of_the_likelihood(tiny):
+    for answer in generation.rank_answers(*tiny, PROMPTS[:4], ["Right", "Left", "not stated"], batch_size=4):
+        shares = torch.tensor(answer["log_probs"]).softmax(0)
+        assert answer["confidence"] == pytest.approx(shares.max().item(), abs=1e-5) and answer["logprob"] == pytest.approx(max(answer["log_probs"]), abs=1e-5)
+
+
+def test_the_likelihood_of_given_answers_is_that_of_each_sequence_alone(tiny):
+    answers = ["Right", "not stated", "a tumor of the right lung", "Left"]
+    found = decoding.answer_log_probs(*tiny, PROMPTS[:4], answers)
+    assert found == pytest.approx([summed_log_prob(*tiny, prompt, answer)[0] for prompt, answer in zip(PROMPTS[:4], answers, strict=True)], abs=1e-3)
+
+
+def test_a_quote_behind_the_answer_is_kept_and_not_parsed():
+    example = {"example_id": "e", "task": "phenotype_extraction", "field": "laterality", "answers": ["Left"]}
+    answer = {"prediction": 'left | "the left breast"', "new_tokens": 9, "stop_reason": "eos", "seconds": 0.1}
+    row = generation.finished_row(example, answer, {"laterality": ["Right", "Left", "not stated"]})
+    assert row["parsed"] == "Left" and row["prediction"] == answer["prediction"] and "confidence" not in row
+
+
+def test_development_answers_lie_apart_and_carry_the_sentences_they_rest_on(tiny, tiny_run, tiny_model_dir, monkeypatch):
+    """They stand in a folder that no score reads; what an answer loses without each sentence is measured for those that give a value."""
+    notes = pd.DataFrame({"note_id": [f"n{i}" for i in range(40)], "text": [LONG_NOTE.format(side=("right", "left")[i % 2], i=i) for i in range(40)]})
+    notes.to_parquet(tiny_run / "corpus" / "notes.parquet")
+    pd.DataFrame({"note_id": ["n31"], "field": ["laterality"], "quote_start": [0], "quote_end": [9]}).to_parquet(tiny_run / "corpus" / "labels.parquet")
+    path = tiny_run / "datasets" / "phenotype_extraction" / "dev.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row | {"prompt": f"### Input:\nIn the text: {notes['text'][int(row['note_id'][1:])]} What is the laterality?\n\n### Response:\n"} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tiny_run / "datasets" / "settings.json").write_text(json.dumps({"values": {"laterality": ["Right", "Left"]}}))
+    monkeypatch.setattr(generation, "load_network", lambda *_: (*tiny, "identity"))
+    table = generation.predict_stage(tiny_run, tiny_model_dir, "sft", ["phenotype_extraction"], [], "rank", 3, answer_dev=True, evidence_items=5)
+    assert table.empty, "a development answer is no test answer"
+    (folder,) = tiny_run.glob("predictions/*/sft/dev")
+    assert not list(tiny_run.glob("predictions/*/*/*.jsonl"))
+    answers = [json.loads(line) for line in (folder / "phenotype_extraction.dev.jsonl").read_text().splitlines()]
+    measured = [json.loads(line) for line in (folder / "phenotype_extraction.left_out.jsonl").read_text().splitlines()]
+    assert len(answers) == 8 and len(measured) == min(5, sum(a["parsed"] in ("Right", "Left") for a in answers)) > 0
+    by_id = {row["example_id"]: row for row in rows}
+    for found in measured:
+        text = notes["text"][int(by_id[found["example_id"]]["note_id"][1:])]
+        assert len(found["units"]) == len(found["drops"]) == 2 and " ".join(text[start:end] for start, end in found["units"]) == text
+        answer = next(a["prediction"] for a in answers if a["example_id"] == found["example_id"])
+        prompt = by_id[found["example_id"]]["prompt"]
+        first = text[slice(*found["units"][0])]
+        drop = summed_log_prob(*tiny, prompt, answer)[0] - summed_log_prob(*tiny, prompt.replace(first + " ", ""), answer)[0]
+        assert found["drops"][0] == pytest.approx(drop, abs=1e-3)
+
+
 def test_rows_are_the_contract_in_the_files_order(tiny, tiny_run):
     outcome = predict(tiny, tiny_run, "out.jsonl")
     rows = [json.loads(line) for line in (tiny_run / "out.jsonl").read_text().splitlines()]
     assert [row["example_id"] for row in rows] == [f"e{i}" for i in range(24)]
-    assert set(rows[0]) == {"example_id", "prediction", "answers", "parsed", "new_tokens", "stop_reason", "seconds"}
+    assert set(rows[0]) == {"example_id", "prediction", "answers", "parsed", "new_tokens", "stop_reason", "seconds", "logprob", "confidence"}
     assert outcome["unparsed"] == sum(row["parsed"] == "unparsed" for row in rows)
 
 
@@ -316,7 +399,8 @@ def test_vllm_gives_the_same_rows(tiny, tiny_run, tiny_model_dir, fake_vllm):
     assert fake_vllm[0]["dtype"] == "float32" and fake_vllm[0]["trust_remote_code"] is False and engine.limit == 512
     predict(tiny, tiny_run, "ours.jsonl")
     predict((engine, tiny[1]), tiny_run, "theirs.jsonl", backend="vllm")
-    assert without_seconds(tiny_run / "theirs.jsonl") == without_seconds(tiny_run / "ours.jsonl")
+    ours = [{k: v for k, v in row.items() if k not in generation.SURENESS} for row in without_seconds(tiny_run / "ours.jsonl")]
+    assert without_seconds(tiny_run / "theirs.jsonl") == ours, "vLLM's rows are the same without confidence"
     settings = json.loads((tiny_run / "theirs.run.json").read_text())["settings"]
     assert settings["backend"] == "vllm" and "backend" not in json.loads((tiny_run / "ours.run.json").read_text())["settings"]
 
