@@ -17,14 +17,13 @@ from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import retrieval, retrieval_index, stats
 from cancerllm_utils.evaluation.metrics import clinical_words, rouge_l
 from cancerllm_utils.tasks.context import split_units
-from cancerllm_utils.tasks.task import alpaca_prompt, hash_order, write_jsonl
+from cancerllm_utils.tasks.task import alpaca_prompt, hash_order, model_prompt, write_jsonl
 
 SOURCES = ("cancergov", "literature", "civic")
 PASSAGE_WORDS = 150  # a passage ends with the sentence that reaches so many
 DEPTH = 100  # ranks beyond count as not found
 INSTRUCTION = "Answer the question about cancer by the given passages."
-COLUMNS = ["retriever", "metric", "value", "low", "high", "n", "pages", "passages"]
-ANSWER_COLUMNS = ["model", "stage", "retriever", "k", "metric", "value", "low", "high", "n", "pages"]
+COLUMNS = ["model", "stage", "retriever", "k", "metric", "value", "low", "high", "n", "pages", "passages"]
 
 
 def passages_of(text: str) -> list[str]:
@@ -125,14 +124,14 @@ def measures(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarr
 
 
 def quality(store: pd.DataFrame, questions: pd.DataFrame, ranked: dict[str, list], n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """How well each retriever finds a question's own answer: COLUMNS, percent, intervals over pages (a page asks several questions)."""
+    """How well each retriever finds a question's own answer: COLUMNS but model, stage and k; percent, intervals over pages (a page asks several questions)."""
     rows = []
     for retriever, lists in ranked.items():
         for metric, values in measures(store, questions, lists).items():
             low, high = stats.cluster_bootstrap(values, questions["page"], n_resamples, seed)
             rows.append({"retriever": retriever, "metric": metric, "value": values.mean(), "low": low, "high": high, "n": len(questions), "pages": questions["page"].nunique(),
                          "passages": len(store)})  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def passage_prompt(question: str, passages: list[dict], tokenizer, room: int) -> tuple[str, list[dict]]:
@@ -141,44 +140,38 @@ def passage_prompt(question: str, passages: list[dict], tokenizer, room: int) ->
     while True:
         numbered = "".join(f"[{number}] {passage['text']}\n" for number, passage in enumerate(kept, 1))
         prompt = alpaca_prompt(INSTRUCTION, f"{numbered}Question: {question}")
-        if not kept or len(tokenizer(prompt)["input_ids"]) <= room:
+        if not kept or len(tokenizer(model_prompt(prompt, tokenizer))["input_ids"]) <= room:
             return prompt, kept
         kept.pop()
 
 
-def answer(run_dir: str | Path, model: str, stage: str, store: pd.DataFrame, questions: pd.DataFrame, ranked: dict[str, list], retriever: str, k: int = 3,
-           max_new_tokens: int = 64, batch_size: int = 16, precision: str = "auto", load_in_4bit: bool = False, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
-    """A model's answers to the questions with the first k passages before them, and without, against CancerGov's own: ANSWER_COLUMNS.
+def answer(network, tokenizer, store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], k: int = 3, max_new_tokens: int = 64, batch_size: int = 16,
+           n_resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, list[dict]]:  # fmt: skip
+    """A model's answers to the questions with the first k passages before them, and without, against CancerGov's own.
 
-    rouge_l: F1 of the longest common word sequence; words_from_passages: share of the answer's words that stand in the passages it was given (in its
-    own passages' place for the answer without any: those it would have been given). Percent, intervals over pages. Writes
-    retrieval/knowledge/<model>/<stage>.jsonl: item, question, answer and the passages it rests on, each with source, cite and text.
+    Returns (COLUMNS but model, stage and retriever; rows of item, question, answer and the passages it rests on, each with source, cite and text).
+    rouge_l: F1 of the longest common word sequence; words_from_passages: share of the answer's words that stand in the question's first k passages, for the
+    answers without passages too, so that what exceeds it comes from reading them. Percent, intervals over pages.
     """
-    from cancerllm_utils.modeling import generation, models
+    from cancerllm_utils.modeling import generation
 
-    name = models.model_entry(model)["name"]
-    network, tokenizer, _ = generation.load_network(run_dir, model, stage, precision, load_in_4bit=load_in_4bit)
-    room = network.config.max_position_embeddings - max_new_tokens
-    rows, values = store.to_dict("records"), {}
-    given = [passage_prompt(question, [rows[place] for place in places[:k]], tokenizer, room) for question, places in zip(questions["question"], ranked[retriever], strict=True)]
-    for count, prompts in ((k, [prompt for prompt, _ in given]), (0, [passage_prompt(question, [], tokenizer, room)[0] for question in questions["question"]])):
+    room, rows, table, kept = network.config.max_position_embeddings - max_new_tokens, store.to_dict("records"), [], []
+    asked = questions["question"].tolist()
+    given = [passage_prompt(question, [rows[place] for place in places[:k]], tokenizer, room) for question, places in zip(asked, ranked, strict=True)]
+    for count, prompts in ((k, [prompt for prompt, _ in given]), (0, [passage_prompt(question, [], tokenizer, room)[0] for question in asked])):
         texts = [found["prediction"] for found in generation.generate(network, tokenizer, prompts, max_new_tokens, batch_size)]
-        values[count] = {"rouge_l": [], "words_from_passages": []}
+        found = {"rouge_l": [], "words_from_passages": []}
         for text, reference, (_, passages) in zip(texts, questions["answer"], given, strict=True):
             words, known = clinical_words(text), {word for passage in passages for word in clinical_words(passage["text"])}
-            values[count]["rouge_l"].append(100 * rouge_l(clinical_words(reference), words) if words else 0.0)
-            values[count]["words_from_passages"].append(100 * np.mean([word in known for word in words]) if words else 0.0)
+            found["rouge_l"].append(100 * rouge_l(clinical_words(reference), words) if words else 0.0)
+            found["words_from_passages"].append(100 * float(np.mean([word in known for word in words])) if words else 0.0)
+        for metric, values in found.items():
+            low, high = stats.cluster_bootstrap(np.array(values), questions["page"], n_resamples, seed)
+            table.append({"k": count, "metric": metric, "value": float(np.mean(values)), "low": low, "high": high, "n": len(questions), "pages": questions["page"].nunique(), "passages": len(store)})
         if count:
-            write_jsonl(Path(run_dir) / "retrieval" / "knowledge" / name / f"{stage}.jsonl",
-                        [{"item": item, "question": question, "answer": text, "passages": passages}
-                         for item, question, text, (_, passages) in zip(questions["item"], questions["question"], texts, given, strict=True)])  # fmt: skip
-    table = []
-    for count, found in values.items():
-        for metric, numbers in found.items():
-            low, high = stats.cluster_bootstrap(np.array(numbers), questions["page"], n_resamples, seed)
-            table.append({"model": name, "stage": stage, "retriever": retriever if count else "none", "k": count, "metric": metric, "value": float(np.mean(numbers)), "low": low,
-                          "high": high, "n": len(questions), "pages": questions["page"].nunique()})  # fmt: skip
-    return pd.DataFrame(table, columns=ANSWER_COLUMNS)
+            kept = [{"item": item, "question": question, "answer": text, "passages": passages}
+                    for item, question, text, (_, passages) in zip(questions["item"], asked, texts, given, strict=True)]  # fmt: skip
+    return pd.DataFrame(table), kept
 
 
 def cited(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], n: int = 5) -> pd.DataFrame:
@@ -186,3 +179,41 @@ def cited(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray]
     ranks = first_ranks(store, questions, ranked)
     return pd.DataFrame([{"question": question, "first passage": store["cite"].iat[int(places[0])], "source": store["source"].iat[int(places[0])], "own answer": bool(rank == 1)}
                          for question, places, rank in zip(questions["question"][:n], ranked[:n], ranks[:n], strict=False) if len(places)])  # fmt: skip
+
+
+def study(run_dir: str | Path, model: str, stage: str, retrievers: list[str], data_dir: str = "", max_articles: int = 0, max_questions: int = 0, n_answers: int = 0, k: int = 3,
+          dense_name: str = retrieval_index.PACKAGED, precision: str = "auto", load_in_4bit: bool = False, n_resamples: int = 1000, seed: int = 42) -> dict:  # fmt: skip
+    """The whole study: {table (COLUMNS), cited, said (lines), answers (rows of `answer`)}; empty, with a line that says which file is missing, without CancerGov's file.
+
+    n_answers: so many of the questions are answered by the model from the first retriever's first k passages; 0: none. The answers with their passages
+    also go to retrieval/knowledge/<model>-<stage>.jsonl of the run.
+    """
+    from cancerllm_utils.modeling import generation, models
+
+    name, found = models.model_entry(model)["name"], {"table": pd.DataFrame(columns=COLUMNS), "cited": pd.DataFrame(), "said": [], "answers": []}
+    try:
+        store = read_store(data_dir, max_articles)
+    except UserError as error:
+        return found | {"said": [f"Left out, as it needs public files: {error}"]}
+    questions, counts = read_questions(data_dir, max_questions, seed)
+    retrievers = [kind for kind in retrieval.usable(retrievers) if kind != "random"]
+    embedders, network, tokenizer = {}, None, None
+    if "hidden" in retrievers or n_answers:
+        network, tokenizer, identity = generation.load_network(run_dir, model, stage, precision, load_in_4bit=load_in_4bit)
+    if "hidden" in retrievers:
+        embedders["hidden"] = (f"{name} {identity} {network.precision}", lambda texts: retrieval_index.hidden_vectors(network, tokenizer, texts))
+    if "dense" in retrievers:
+        sentences = retrieval_index.dense_model(dense_name)
+        embedders["dense"] = (dense_name, lambda texts: retrieval_index.dense_vectors(sentences, texts))
+    ranked = rank(run_dir, store, questions, retrievers, embedders)
+    tables, best = [quality(store, questions, ranked, n_resamples, seed)], retrievers[0]
+    if n_answers:
+        some = questions.head(n_answers)
+        table, found["answers"] = answer(network, tokenizer, store, some, ranked[best][: len(some)], k, n_resamples=n_resamples, seed=seed)
+        tables.append(table.assign(retriever=[best if count else "none" for count in table["k"]]))
+        write_jsonl(Path(run_dir) / "retrieval" / "knowledge" / f"{name}-{stage}.jsonl", found["answers"])
+    by_source = store["source"].value_counts()
+    found["said"] = [f"{counts['asked']} questions; {counts['seen']} stand in the embedded base's training text and are left out; {counts['kept']} are asked, of {questions['page'].nunique()} pages.",
+                     f"{len(store):,} passages: {', '.join(f'{n:,} of {source}' for source, n in by_source.items())}."]  # fmt: skip
+    table = pd.concat(tables, ignore_index=True).assign(model=name, stage=stage)
+    return found | {"table": table.reindex(columns=COLUMNS), "cited": cited(store, questions, ranked[best])}
