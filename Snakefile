@@ -32,6 +32,11 @@ def cards(job, values):
     return values.get("num_processes", 1) if job.startswith(params.PER_MODEL) and not embedded else 0
 
 
+def reads_only(notebook, values):
+    """Steps that only read what others made run side by side; one that trains, answers, or measures the machine has it to itself."""
+    return notebook in params.READING or (notebook.startswith("A") and not values["train_base"])
+
+
 rule all:
     input: [mark(job) for job in JOBS]
 
@@ -43,6 +48,7 @@ for JOB, VALUES in JOBS.items():
         output: mark(JOB)
         params: job=JOB, values=VALUES, data=execute.data_fingerprint(VALUES), then=THEN.get(NOTEBOOK, "")
         log: str(RUN / "notebooks" / f"{JOB}.ipynb")
-        threads: 1 if NOTEBOOK in params.READING else workflow.cores
+        threads: 1 if reads_only(NOTEBOOK, VALUES) else workflow.cores
+        priority: -1 if NOTEBOOK.startswith("A") else 0  # an appendix waits until a core is free beside another step
         resources: gpu=cards(JOB, VALUES)
         shell: "{PYTHON} -m cancerllm_utils.execute {params.job} {RUN}{params.then}"  # read when a job runs: the loop's own names hold the last job then

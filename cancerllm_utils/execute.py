@@ -78,7 +78,7 @@ def modules_used(notebook: str) -> list[Path]:
 
 def data_fingerprint(values: dict) -> str:
     """Names, sizes and times of the files that a step reads from outside: new data reruns it. Empty where a step reads none."""
-    sources = [Path(values[name]) for name in ("labels_file", "adjudicated_csv", "gpu_table") if values.get(name)]
+    sources = [Path(values[name]) for name in ("labels_file", "adjudicated_csv", "gpu_table") if values.get(name)] + [Path(name) for name in values.get("ratings", [])]
     if (values.get("corpus", "synthetic") != "synthetic" and "data_dir" in values) or values.get("train_base"):
         sources.append(paths.data_dir(values.get("data_dir", "")))
     files = [file for source in sources for file in (sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]) if file.is_file()]

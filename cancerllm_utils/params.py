@@ -1,8 +1,8 @@
 """The way of a parameter: declared in a notebook, overridden by a profile, checked by name and type before anything runs.
 
 A profile's `study:` block says what is expanded into jobs: `models` (a list, or {model: stages}), `stages`, `sweep` ({notebook: {parameter:
-[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}}}). `like: paper` takes
-the parameters, not the study, of another profile; what the file writes itself goes before.
+[values]}}, one factor at a time around the profile's own values) and `variants` ({name: {notebook: {parameter: value}, stages: [..]}}, `stages` where
+not all of the study's have the variant). `like: paper` takes the parameters, not the study, of another profile; what the file writes itself goes before.
 """
 
 import difflib
@@ -24,23 +24,31 @@ BEFORE = {
     "04_instruction_tuning": ("02_dataset_preparation", "03_continued_pretraining"),
     "05_prediction": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
     "05b_contamination": ("02_dataset_preparation", "03_continued_pretraining"),
+    "05c_perturbed_prediction": ("02_dataset_preparation", "05_prediction"),
     "02b_treatment_plans": ("02_dataset_preparation", "05_prediction"),
     "06_evaluation": ("05_prediction",),
     "06b_independent_cohort": ("06_evaluation",),
+    "06c_trust": ("06_evaluation",),
+    "06d_adjudication": ("06_evaluation",),
+    "07_robustness": ("04_instruction_tuning", "05c_perturbed_prediction", "06_evaluation"),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
+    "09_retrieval": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),
 }
 STEPS = tuple(BEFORE)
 # run once per model; 03 and 04 also per variant, 04 per stage
-PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination")
-PRETRAINING, TUNING, PREDICTION, CONTAMINATION = PER_MODEL
-ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`; 05b_contamination where it is named
-# these only read what others made, so two run side by side; a step that trains, answers, or measures the machine has it to itself
-READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", ABLATION)
+PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction", "09_retrieval")
+PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED, RETRIEVAL = PER_MODEL
+ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
+NAMED = (CONTAMINATION, PERTURBED, RETRIEVAL, "07_robustness")  # run where they are named there
+# these only read what others made: the Snakefile runs two side by side
+READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "07_robustness", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
 STAGES = ("cpt", "sft", "cpt-sft")
+SHARES = ("counterfactual_rate", "label_filter_share", "augment_rate")
+CHOICES = {"counterfactual_mode": ("random", "confusable"), "label_filter": ("", "small_loss", "agreement")}
 FILES = ("data_dir", "labels_file", "adjudicated_csv", "gpu_table")  # parameters that name files outside of the run
 STUDY_DEFAULTS = {"description": "", "like": "", "steps": list(STEPS), "models": [], "stages": ["sft", "cpt-sft"], "sweep": {}, "variants": {}}
 
@@ -138,6 +146,12 @@ def check_values(where: str, notebook: str, values: dict) -> None:
         check_type(where, key, value, *declared(notebook)[key][:2])
         if key == "model":
             check_model(where, value)
+        if key in SHARES and not 0 <= value <= 1:
+            raise UserError(f"{where}: {key} is a share, so a number from 0 to 1, not {value}.")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"{where}: {key} must be one of {', '.join(map(repr, CHOICES[key]))}, not {value!r}.")
+    if notebook == PERTURBED:
+        check_variants(where, values)
 
 
 def check_study(path: Path, study: dict) -> None:
@@ -178,6 +192,10 @@ def check_study(path: Path, study: dict) -> None:
         if not isinstance(changes, dict) or not changes:
             raise UserError(f"{where}: write what changes as `notebook: {{parameter: value}}`.")
         for notebook, values in changes.items():
+            if notebook == "stages":
+                if not isinstance(values, list) or not set(values) <= set(STAGES):
+                    raise UserError(f"{where}: stages must be a list of {', '.join(STAGES)}, not {values!r}.")
+                continue
             check_varied(where, notebook)
             check_values(f"{where}: {notebook}", notebook, values)
 
@@ -193,6 +211,16 @@ def check_once(where: str, values: list) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise UserError(f"{where}: {value!r} stands twice. Keep one.")
+
+
+def check_variants(where: str, values: dict) -> None:
+    """Raise UserError where `variants` or `remedies` of 05c name an unknown testbed or remedy, or a rate outside of 0 to 100 percent."""
+    from cancerllm_utils.evaluation import perturb  # numpy and the word lists, which only this needs
+
+    try:
+        perturb.planned(values.get("variants", []), values.get("remedies", []))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_model(where: str, name) -> None:
@@ -242,7 +270,7 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
     study = STUDY_DEFAULTS | profile.get("study", {})
     changed = variants(name, profile)
     if "steps" not in profile.get("study", {}):
-        study["steps"] = [step for step in STEPS if step != CONTAMINATION and (changed or step != ABLATION)]
+        study["steps"] = [step for step in STEPS if step not in NAMED and (changed or step != ABLATION)]
     per_model = study["models"] if isinstance(study["models"], dict) else {model: study["stages"] for model in study["models"] or [""]}
     result = {}
     for notebook in [step for step in STEPS if step in study["steps"]]:
@@ -257,9 +285,19 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
                     of_model["stages"] = ["base", *(["cpt"] if pretraining_stages(stages, {}) else [])]
                 result[job_name(notebook, "", model)] = of_model
                 continue
-            if notebook == PREDICTION:
+            if notebook == RETRIEVAL:
+                tuned = [stage for stage in stages if stage != "cpt"]
+                if TUNING in study["steps"] and "stages" not in profile.get(RETRIEVAL, {}):
+                    of_model["stages"] = tuned[-1:] or ["base"]
+                result[job_name(notebook, "", model)] = of_model
+                continue
+            if notebook in (PREDICTION, PERTURBED):
                 finished = [values["stage"] for job, values in result.items() if job.startswith(TUNING) and values["model"] == of_model["model"]]
-                if TUNING in study["steps"] and "stages" not in profile.get(PREDICTION, {}):
+                answered = result.get(job_name(PREDICTION, "", model))
+                named = "stages" in profile.get(notebook, {})
+                if notebook == PERTURBED and answered and not named:  # its answers are held against these
+                    of_model["stages"] = answered["stages"]
+                elif TUNING in study["steps"] and not named:
                     of_model["stages"] = ["base", *(["cpt"] if "cpt" in stages else []), *finished]
                 result[job_name(notebook, "", model)] = of_model
                 continue
@@ -286,7 +324,7 @@ def tuning_stages(stages: list[str], changed: dict[str, dict], named: dict) -> d
     tuned = [stage for stage in stages if stage != "cpt"]
     found = {stage: {"cpt_stage": "cpt"} for stage in tuned}
     for variant, changes in changed.items():
-        for stage in tuned if variant in named else tuned[-1:]:
+        for stage in [stage for stage in tuned if stage in named[variant].get("stages", tuned)] if variant in named else tuned[-1:]:
             on_other_cpt = stage.startswith("cpt") and PRETRAINING in changes
             if TUNING in changes or on_other_cpt:
                 cpt = {"cpt_stage": with_variant("cpt", variant if on_other_cpt else "")}
@@ -301,6 +339,7 @@ def values_of(name: str, profile: dict, notebook: str) -> dict:
     values |= {key: value for key, value in profile.get("shared", {}).items() if key in known} | profile.get(notebook, {})
     values["run_dir"] = str(run_dir(name))
     values |= {key: absolute(name, values[key]) for key in FILES if key in values}
+    values |= {key: [absolute(name, path) for path in values[key]] for key in ["ratings"] if key in values}
     return as_declared(notebook, values)
 
 
@@ -319,7 +358,7 @@ def variants(name: str, profile: dict) -> dict[str, dict]:
                 if changes[key] != own[key]:  # the profile's own value is the reference, which runs anyway
                     add_variant(name, found, variant_name(notebook, key, changes[key]), {notebook: changes})
     for variant, blocks in study["variants"].items():
-        changes = {notebook: as_declared(notebook, values) for notebook, values in blocks.items()}
+        changes = {notebook: as_declared(notebook, values) for notebook, values in blocks.items() if notebook != "stages"}
         if all(values_of(name, profile, notebook) | values == values_of(name, profile, notebook) for notebook, values in changes.items()):
             raise UserError(f"{profile_path(name)}: study: variants: {variant} changes nothing: all its values are the profile's own.")
         add_variant(name, found, str(variant), changes)

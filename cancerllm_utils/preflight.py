@@ -166,7 +166,8 @@ def estimate(profile: str, due: list[str]) -> str:
         if notebook in params.PER_MODEL:
             size, much = models.parameter_count(values["model"]), plan.amount(job, jobs)
             measured = values.get("eval_tokens", 0) * len(values.get("eval_splits", []))
-            seconds += (2 if notebook == params.PREDICTION else 4) * size * (much["tokens"] + measured) / rate + 30 * (notebook == params.PREDICTION)
+            answers = notebook in (params.PREDICTION, params.PERTURBED, params.RETRIEVAL)
+            seconds += (2 if answers else 4) * size * (much["tokens"] + measured) / rate + 30 * answers
         elif notebook == "A1_tiny_base" and values["train_base"]:
             seconds += values["max_seconds"] or 6 * 7.3e6 * values["max_tokens"] / rate  # the tiny base has 7.3 million parameters
         elif notebook == "01_data_exploration" and values["corpus"] == "tcga":

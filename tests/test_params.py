@@ -85,8 +85,15 @@ def test_paper_profile_holds_the_papers_values():
         ("study: {variants: {sft: {03_continued_pretraining: {lora_r: 2}}}}", ["does not begin with sft"]),
         ("study: {variants: {a: {04_instruction_tuning: {preste: released}}}}", ["did you mean 'preset'"]),
         ("study: {variants: {a: {}}}", ["write what changes"]),
+        ("study: {variants: {a: {04_instruction_tuning: {counterfactual_rate: 40}}}}", ["counterfactual_rate", "from 0 to 1", "40"]),
+        ("04_instruction_tuning: {counterfactual_mode: near}", ["counterfactual_mode", "'confusable'"]),
+        ("04_instruction_tuning: {label_filter: loss}", ["label_filter", "'small_loss', 'agreement'"]),
+        ("study: {variants: {a: {04_instruction_tuning: {lora_r: 2}, stages: [cptsft]}}}", ["a: stages must be a list of cpt, sft, cpt-sft"]),
         ("04_instruction_tuning: {cpt_stage: cpt-a}", ["cpt_stage is set by the study"]),
         ("shared: {seed: 1, seed: 2}", ["line 1", "'seed' stands twice"]),
+        ("05c_perturbed_prediction: {variants: ['mispell:20']}", ["05c_perturbed_prediction", "did you mean 'misspell'"]),
+        ("05c_perturbed_prediction: {variants: ['misspell:120']}", ["0 to 100"]),
+        ("05c_perturbed_prediction: {remedies: [spelled]}", ["remedies: 'spelled'"]),
         ("shared: [1, 2]", ["blocks"]),
         ("shared: {seed: 1", ["line", "not valid YAML"]),
     ],
@@ -135,7 +142,7 @@ def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
 # ---- from a study to jobs --------------------------------------------------------------------------------------------------------
 
 JOBS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft",
-        "05_prediction", "02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "00_summary", "A1_tiny_base"]
+        "05_prediction", "02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "00_summary", "A1_tiny_base"]
 
 
 @pytest.mark.parametrize("name", ["quick", "tcga", "paper"])
@@ -182,6 +189,13 @@ def test_a_sweep_varies_one_factor_at_a_time_around_the_profiles_own_values(tmp_
     assert jobs["05_prediction"]["stages"] == ["base", *(job.partition(".")[2] for job in jobs if job.startswith("04_"))]
     assert params.needs("04_instruction_tuning.cpt-sft-lora_r2", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt-lora_r2"]
     assert set(params.needs("03b_ablation", jobs)) == {job for job in jobs if job.startswith(("03_", "04_"))} | {"06_evaluation"}
+
+
+def test_a_variant_may_be_made_of_some_stages_only(tmp_path):
+    jobs = made(tmp_path, "study: {stages: [sft, cpt-sft], variants: {a: {04_instruction_tuning: {lora_r: 4}, stages: [cpt-sft]}, b: {04_instruction_tuning: {lora_r: 2}}}}\n")
+    assert [job.partition(".")[2] for job in jobs if job.startswith("04_")] == ["sft", "cpt-sft", "cpt-sft-a", "sft-b", "cpt-sft-b"]
+    with pytest.raises(UserError, match="a makes no job"):
+        made(tmp_path, "study: {stages: [sft], variants: {a: {04_instruction_tuning: {lora_r: 4}, stages: [cpt-sft]}}}\n")
 
 
 def test_a_profile_like_another_takes_its_parameters_but_not_its_study(tmp_path):
@@ -231,6 +245,24 @@ def test_the_contamination_probe_runs_where_it_is_named_and_once_per_model(tmp_p
     assert jobs["05b_contamination.tiny_base"]["stages"] == ["base", "cpt"] and jobs["05b_contamination.tiny_llama"]["stages"] == ["base"]
     assert params.needs("05b_contamination.tiny_base", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt.tiny_base"]
     assert params.needs("05b_contamination.tiny_llama", jobs) == ["02_dataset_preparation"]
+
+
+def test_perturbed_notes_are_asked_about_where_it_is_named_and_of_the_stages_that_answered_the_clean_ones(tmp_path):
+    assert not [job for job in params.jobs("quick") if job.startswith(params.PERTURBED)]
+    steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 04_instruction_tuning, 05_prediction, 05c_perturbed_prediction]"
+    jobs = made(tmp_path, f"study: {{{steps}, stages: [sft]}}\n")
+    assert jobs["05c_perturbed_prediction"]["stages"] == jobs["05_prediction"]["stages"] == ["base", "sft"]
+    assert params.needs("05c_perturbed_prediction", jobs) == ["02_dataset_preparation", "05_prediction"]
+    jobs = made(tmp_path, f"study: {{{steps}, models: {{tiny_base: [sft, cpt-sft], tiny_llama: [sft]}}}}\n05_prediction: {{stages: [sft]}}\n")
+    assert jobs["05c_perturbed_prediction.tiny_base"]["stages"] == ["sft"] and params.needs("05c_perturbed_prediction.tiny_llama", jobs) == ["02_dataset_preparation", "05_prediction.tiny_llama"]
+
+
+def test_retrieval_runs_where_it_is_named_on_the_last_tuned_stage(tmp_path):
+    assert not any(job.startswith("09_retrieval") for job in params.jobs("quick"))
+    steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 04_instruction_tuning, 09_retrieval]"
+    jobs = made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n")
+    assert jobs["09_retrieval"]["stages"] == ["cpt-sft"] and "04_instruction_tuning.cpt-sft" in params.needs("09_retrieval", jobs)
+    assert made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n09_retrieval: {{stages: [base, sft]}}\n")["09_retrieval"]["stages"] == ["base", "sft"]
 
 
 @pytest.mark.parametrize(

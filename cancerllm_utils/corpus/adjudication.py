@@ -189,12 +189,15 @@ def apply_adjudicated(labels, csv_path):
     return result[[*LABEL_COLUMNS, *[name for name in result.columns if name not in LABEL_COLUMNS]]], counts
 
 
-def read_rows(path):
-    """Rows of an adjudicated table as (line, dict), cells stripped; whatever Excel makes of a CSV. UserError where it is no such table."""
+def read_rows(path, needed=("note_id", "field", "adjudicated_value"), table="disagreements.csv", parameter="adjudicated_csv", single=8):
+    """Rows of an adjudicated table as (line, dict), cells stripped; whatever Excel makes of a CSV. UserError where it is no such table.
+
+    needed: columns that it must have; table, parameter: its name and the parameter that named it, for the messages; single: how many first cells hold no line break.
+    """
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"file {path}: cannot be read ({error.strerror}). Check adjudicated_csv.") from None
+        raise UserError(f"file {path}: cannot be read ({error.strerror}). Check {parameter}.") from None
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -211,17 +214,17 @@ def read_rows(path):
             cells = [cell.strip() for cell in cells]
             if not names:
                 names = [cell.lower() for cell in cells]
-                lacking = [name for name in ("note_id", "field", "adjudicated_value") if name not in names]
+                lacking = [name for name in needed if name not in names]
                 if lacking:
-                    raise UserError(f"file {path}, line {line}: column {lacking[0]} is missing. Hand back disagreements.csv with its first line unchanged.")
+                    raise UserError(f"file {path}, line {line}: column {lacking[0]} is missing. Hand back {table} with its first line unchanged.")
             elif any(cells):
-                if any("\n" in cell or "\r" in cell for cell in cells[:8]):
+                if any("\n" in cell or "\r" in cell for cell in cells[:single]):
                     raise UserError(f"file {path}, line {line}: a quotation mark is not closed. Save the table as CSV again.")
                 rows.append((line, dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))))
     except csv.Error as error:
         raise UserError(f"file {path}, line {last + 1}: {error}. Save the table as CSV again.") from None
     if not names:
-        raise UserError(f"file {path}: is empty. Hand back disagreements.csv with its first line unchanged.")
+        raise UserError(f"file {path}: is empty. Hand back {table} with its first line unchanged.")
     return rows
 
 

@@ -68,8 +68,9 @@ def as_written(short: str, term: str) -> str:
 def places(text: str, to_short: bool, data_dir: str = "") -> list[dict]:
     """Where a text holds a term that has a short form, or (to_short False) a short form: {start, end, others (what may stand there), ambiguous}, in order.
 
-    Terms: the longest first, plural s and spelling in capitals kept. Short forms: as abbreviations.yaml writes them or in capitals; those of the public list
-    in capitals only and no word of English. A single letter is never written out. ambiguous: the short form has several meanings.
+    Terms: the longest first, plural s and spelling in capitals kept. Short forms: as abbreviations.yaml writes them, or in capitals; one that is also a
+    word of English (quality_words.yaml) only in the capitals of abbreviations.yaml. A single letter is never written out. ambiguous: the short form has
+    several meanings.
     """
     return _terms(text, data_dir) if to_short else _shorts(text, data_dir)
 
@@ -106,9 +107,7 @@ def _shorts(text: str, data_dir: str) -> list[dict]:
         meanings = lists["to_long"].get(short, ())
         if not meanings or len(short) < 2:
             continue
-        as_own = match[0] in lists["own"].get(short, ()) or (match[0].isupper() and short in lists["own"])
-        if short in english if not as_own else short in english and match[0] not in lists["own"][short]:
-            continue
-        if as_own or match[0].isupper():
+        own, capitals = match[0] in lists["own"].get(short, ()), match[0].isupper()
+        if own and capitals if short in english else own or capitals:
             found.append({"start": match.start(), "end": match.end(), "others": list(meanings), "ambiguous": short in lists["ambiguous"]})
     return found

@@ -259,6 +259,7 @@ PERTURBATIONS = {
     "upper": upper, "linebreaks": linebreaks, "sections": sections, "wording": wording,
 }  # fmt: skip
 CONSISTENCY = ("upper", "linebreaks", "sections", "wording")  # keep the meaning, have no rate
+REMEDIES = ("respelled",)  # spelling.py
 
 
 def check(testbed: str, rate: float) -> None:
@@ -314,3 +315,30 @@ def parse_variant(variant: str) -> tuple[str, float, str]:
     if not re.fullmatch(r"\d{1,3}", percent) or int(percent) > 100:
         raise UserError(f"variants: {variant}: write the testbed and a whole percentage from 0 to 100, such as {testbed}:20.")
     return testbed, int(percent) / 100, f"{testbed}{int(percent)}"
+
+
+def planned(variants: list[str], remedies: list[str] = ()) -> list[dict]:
+    """What variants ("misspell:20", "upper") and remedies make: [{name, testbed, rate, remedy}], the name as it ends a test set's name.
+
+    Each testbed with a rate comes also with each remedy, and so does the clean text (testbed ""). UserError as in parse_variant, for an unknown
+    remedy and for a variant that stands twice.
+    """
+    for remedy in remedies:
+        if remedy not in REMEDIES:
+            raise UserError(f"remedies: {remedy!r} is unknown. Remedies: {', '.join(REMEDIES)}.")
+    found = []
+    for variant in variants:
+        testbed, rate, name = parse_variant(variant)
+        if name in [made["name"] for made in found]:
+            raise UserError(f"variants: {variant} stands twice. Keep one.")
+        found.append({"name": name, "testbed": testbed, "rate": rate, "remedy": ""})
+    with_rate = [made for made in found if made["testbed"] not in CONSISTENCY]
+    for remedy in remedies:
+        found += [{**made, "name": f"{made['name']}+{remedy}", "remedy": remedy} for made in with_rate]
+        found.append({"name": remedy, "testbed": "", "rate": 0.0, "remedy": remedy})
+    return found
+
+
+def set_names(test_sets: list[str], made: list[dict]) -> list[str]:
+    """test+misspell20, ...: every test set with the name of every entry of `planned`."""
+    return [f"{split}+{one['name']}" for split in test_sets for one in made]

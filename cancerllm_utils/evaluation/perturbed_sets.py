@@ -17,44 +17,15 @@ from ..tasks.build import context_of, read_corpus, read_settings
 from ..tasks.task import build_prompt, hash_order, load_task, read_jsonl, write_jsonl
 from . import abbreviations, perturb, spelling
 
-RESPELLED = "respelled"
-REMEDIES = (RESPELLED,)
 COLUMNS = ["variant", "testbed", "rate", "remedy", "notes", "changed_notes", "words", "eligible", "hit", "hit_share", "cer", "items", "changed_items",
            "damaged", "restored", "wrong", "intact_changed"]
 _CODE = [Path(module.__file__) for module in (perturb, abbreviations, spelling)]  # what a perturbed text looks like, with the word lists of the first two
 _CODE += [path.with_suffix(".yaml") for path in _CODE[:2]]
 
 
-def planned(variants: list[str], remedies: list[str] = ()) -> list[dict]:
-    """What variants ("misspell:20", "upper") and remedies make: [{name, testbed, rate, remedy}], the name as it ends a test set's name.
-
-    Each testbed with a rate comes also with each remedy, and so does the clean text (testbed ""). UserError as in perturb.parse_variant, for an unknown
-    remedy and for a variant that stands twice.
-    """
-    for remedy in remedies:
-        if remedy not in REMEDIES:
-            raise UserError(f"remedies: {remedy!r} is unknown. Remedies: {', '.join(REMEDIES)}.")
-    found = []
-    for variant in variants:
-        testbed, rate, name = perturb.parse_variant(variant)
-        if name in [made["name"] for made in found]:
-            raise UserError(f"variants: {variant} stands twice. Keep one.")
-        found.append({"name": name, "testbed": testbed, "rate": rate, "remedy": ""})
-    with_rate = [made for made in found if made["testbed"] not in perturb.CONSISTENCY]
-    for remedy in remedies:
-        found += [{**made, "name": f"{made['name']}+{remedy}", "remedy": remedy} for made in with_rate]
-        found.append({"name": remedy, "testbed": "", "rate": 0.0, "remedy": remedy})
-    return found
-
-
-def set_names(test_sets: list[str], made: list[dict]) -> list[str]:
-    """test+misspell20, ...: every test set with the name of every entry of `planned`."""
-    return [f"{split}+{one['name']}" for split in test_sets for one in made]
-
-
 def build_variants(run_dir, variants: list[str], tasks: list[str], splits: list[str], seed: int = 42, remedies: list[str] = (), max_items: int = 0,
                    data_dir: str = "") -> pd.DataFrame:
-    """Writes datasets/<task>/<split>+<name>.jsonl for each entry of `planned`, and the notes they were made of: corpus/perturbed/<name>.parquet.
+    """Writes datasets/<task>/<split>+<name>.jsonl for each entry of perturb.planned, and the notes they were made of: corpus/perturbed/<name>.parquet.
 
     Items keep example_id, question and answers (`quote_seen` is emptied); at most `max_items` per task and split (0: all), drawn by hash, the same for
     every variant. The parquet files hold note_id and text, and `findings` (the masked text) where a task masks. Clean prompts are made again first: where
@@ -63,9 +34,9 @@ def build_variants(run_dir, variants: list[str], tasks: list[str], splits: list[
 
     Returns one row per variant (COLUMNS): notes, changed_notes, words (of the clean notes), eligible (places that rate 1 hits), hit, hit_share (of the
     eligible, 0-1), cer (Levenshtein distance per letter, over all notes), items, changed_items (whose prompt differs), and of a remedy damaged (words), restored, wrong
-    and intact_changed (shares, spelling.effect). The same goes to results/perturbed_text.csv.
+    and intact_changed (shares, spelling.effect).
     """
-    run_dir, made = Path(run_dir), planned(variants, remedies)
+    run_dir, made = Path(run_dir), perturb.planned(variants, remedies)
     settings = read_settings(run_dir)
     for task in tasks:
         if task not in settings["tasks"]:
@@ -201,7 +172,7 @@ def perturbed_notes(run_dir, name: str) -> dict[tuple[str, str], str]:
 
 
 def predict_baselines(run_dir, tasks: list[str], names: list[str], seed: int = 42) -> pd.DataFrame:
-    """The baselines' answers to perturbed test sets (`names` of set_names), as baselines.predict_baselines gives them: fitted on the clean training notes.
+    """The baselines' answers to perturbed test sets (`names` of perturb.set_names), as baselines.predict_baselines gives them: fitted on the clean training notes.
 
     They are fitted on all tasks to which 05_prediction has their answers, so that a clean and a perturbed answer come from the same fit.
     """
@@ -209,3 +180,50 @@ def predict_baselines(run_dir, tasks: list[str], names: list[str], seed: int = 4
     fitted = [task for task in read_settings(run_dir)["tasks"] if task in tasks or any((run_dir / "predictions" / "tfidf" / "baseline").glob(f"{task}.*.jsonl"))]
     texts = {name: perturbed_notes(run_dir, name.partition("+")[2]) for name in names}
     return baselines.predict_baselines(run_dir, fitted, names, seed, texts)
+
+
+def check_clean_answers(run_dir, model: str, stages: list[str], tasks: list[str], test_sets: list[str], decoding: str, max_new_tokens: int) -> None:
+    """UserError where the clean answers, against which the perturbed ones will be held, are missing or were made with other settings."""
+    name = models.model_entry(model)["name"]
+    for path in (Path(run_dir) / "predictions" / name / stage / f"{task}.{split}.run.json" for stage in stages for task in tasks for split in test_sets):
+        if not path.is_file():
+            raise UserError(f"file {path} is missing: the clean answers come first. Run notebook 05_prediction with this stage, task and test set.")
+        made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        for key, value in (("decoding", decoding), ("max_new_tokens", max_new_tokens)):
+            if made[key] != value:
+                raise UserError(f"{key}: {value}, but the clean answers of {path} were made with {made[key]}. Give 05c_perturbed_prediction the settings of 05_prediction.")
+
+
+def examples(run_dir, variants: list[str], seed: int = 42, n: int = 6, data_dir: str = "") -> pd.DataFrame:
+    """Some changed words of each variant with a rate: variant, kind, examples ("tumor > tumro", at most n). Of the synthetic cohort alone, else no row."""
+    run_dir, rows = Path(run_dir), []
+    if read_settings(run_dir)["corpus"] != "synthetic":
+        return pd.DataFrame(columns=["variant", "kind", "examples"])
+    texts = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "text"]).set_index("note_id")["text"]
+    for variant in variants:
+        testbed, rate, name = perturb.parse_variant(variant)
+        notes = pd.read_parquet(run_dir / "corpus" / "perturbed" / f"{name}.parquet", columns=["note_id"])["note_id"].head(50) if testbed not in perturb.CONSISTENCY else []
+        found: dict[str, list] = {}
+        for note in notes:
+            for hit in perturb.text(texts[note], testbed, rate, seed, note, data_dir)[1]:
+                found.setdefault(hit["kind"], []).append(f"{hit['before']} > {hit['after']}")
+        rows += [{"variant": name, "kind": kind, "examples": "; ".join(list(dict.fromkeys(pairs))[:n])} for kind, pairs in sorted(found.items())]
+    return pd.DataFrame(rows, columns=["variant", "kind", "examples"])
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """What each row of `build_variants` did to the notes, in words."""
+    out = []
+    for row in table.itertuples():
+        text = f"{row.variant}: {100 * row.cer:.1f} % of the letters differ from the clean notes, in {row.changed_notes} of {row.notes} notes"
+        if pd.notna(row.hit_share):
+            text += f"; {row.hit} of {row.eligible} places that this testbed can change were hit ({100 * row.hit_share:.1f} %, in {row.words} words)"
+        elif row.eligible == 0:
+            text += "; these notes hold nothing that this testbed can change"
+        text += f"; {row.changed_items} of {row.items} questions read another text"
+        if pd.notna(row.restored):
+            text += f"; of the {row.damaged:.0f} damaged words the remedy gave back {100 * row.restored:.1f} % and made another word of {100 * row.wrong:.1f} %"
+        if pd.notna(row.intact_changed):
+            text += f"; it changed {100 * row.intact_changed:.2f} % of the words without damage"
+        out.append(text + ".")
+    return out

@@ -17,6 +17,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from ..tasks.build import REPEATS, read_corpus, read_settings, sample, task_items
 from ..tasks.context import findings_of
+from ..tasks.counterfactual import corrupt, known_values
 from ..tasks.task import NOT_STATED, load_task, read_jsonl, write_jsonl
 from .nearest import index_examples, nearest_answers
 
@@ -123,8 +124,12 @@ def tune_tfidf(train: pd.DataFrame, dev: pd.DataFrame, vectors: dict, seed: int)
     return fitted[best], pd.DataFrame(tried).assign(chosen=[number == best for number in range(len(tried))])
 
 
-def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42, other_texts: dict[str, dict] | None = None) -> pd.DataFrame:
+def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: int = 42, other_texts: dict[str, dict] | None = None,
+                      false_answers: dict | None = None) -> pd.DataFrame:
     """Fits the baselines on the training patients and answers every data set: predictions/<baseline>/baseline/<task>.<split>.jsonl.
+
+    false_answers ({rate, mode, seed, stage}): the training answers are corrupted first, as a model's are (tasks.counterfactual), and the predictions go to the
+    named stage; the rules, which learn nothing, are left out. TF-IDF's settings are chosen on clean development answers all the same.
 
     majority (per field), majority_by_cancer (per field and cancer type), nearest (the answer of the most similar training example, nearest.py), tfidf
     (the whole scrubbed note; for `findings` the masked note) and rules (what the text states, majority_by_cancer where silent; `sure` marks the rows
@@ -144,6 +149,11 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         for row in (row for name in tasks for row in sets[name].get(split, ())):
             row["note_id"] = other_id(row["note_id"], split, row["variant"] == "findings")
     trains = {name: training_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
+    stage = false_answers["stage"] if false_answers else "baseline"
+    shown = {name: read_jsonl(run_dir / "datasets" / name / "train.jsonl") for name in tasks}  # what a model is tuned on, and the nearest example comes from
+    if false_answers:
+        for name in tasks:
+            trains[name], shown[name] = with_false_answers(trains[name], shown[name], **{key: false_answers[key] for key in ("rate", "mode", "seed")})
     devs = {name: tuning_items(spec, corpus, notes, labels, share, seed) for name, spec in specs.items()}
     vectors, table, tuned = vectors_of_tasks(run_dir, specs, trains, devs, sets, texts), [], []
     for name, spec in specs.items():
@@ -153,7 +163,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         plain = {split: [by_field.get((row["field"],), NOT_STATED) for row in rows] for split, rows in sets[name].items()}
         answered, total = [("majority", plain, 0.0), ("majority_by_cancer", common, 0.0)], max(1, sum(map(len, sets[name].values())))
         begun = time.monotonic()
-        indexes = index_examples(read_jsonl(run_dir / "datasets" / name / "train.jsonl"))
+        indexes = index_examples(shown[name])
         nearest = {split: nearest_answers(indexes, rows, common[split]) for split, rows in sets[name].items()}
         answered.append(("nearest", nearest, (time.monotonic() - begun) / total))
         begun = time.monotonic()
@@ -161,7 +171,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         tuned.append(trials)
         answered.append(("tfidf", tfidf, (time.monotonic() - begun) / total))
         begun = time.monotonic()
-        rules, sure, remark = rule_answers(spec, sets[name], common, texts, corpus)
+        rules, sure, remark = rule_answers(spec, sets[name], common, texts, corpus) if not false_answers else ({}, {}, "rules learn no answers")
         if remark:
             table.append({"model": "rules", "task": name, "remark": remark})
         else:
@@ -169,15 +179,22 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         print(f"baselines: {name} fitted on {len(train)} items and answered in {time.monotonic() - started:.0f} s", flush=True)
         for model, answers, each in answered:
             for split, rows in sets[name].items():
-                write_jsonl(run_dir / "predictions" / model / "baseline" / f"{name}.{split}.jsonl", [
+                write_jsonl(run_dir / "predictions" / model / stage / f"{name}.{split}.jsonl", [
                     {"example_id": row["example_id"], "prediction": answer, "answers": row["answers"], "parsed": answer, "new_tokens": 0,
                      "stop_reason": "", "seconds": round(each, 5)} | ({"sure": sure[split][place]} if model == "rules" else {})
                     for place, (row, answer) in enumerate(zip(rows, answers[split], strict=True))])
                 right = [answer == row["answers"][0] for row, answer in zip(rows, answers[split], strict=True)]
                 table.append({"model": model, "task": name, "split": split, "n": len(rows), "value_accuracy": np.mean(right) if right else None,
                               "seconds": each * len(rows), "remark": ""})
-    pd.concat(tuned, ignore_index=True).to_csv(run_dir / "predictions" / "tfidf" / "baseline" / "tuning.csv", index=False, float_format="%.4f")
+    pd.concat(tuned, ignore_index=True).to_csv(run_dir / "predictions" / "tfidf" / stage / "tuning.csv", index=False, float_format="%.4f")
     return pd.DataFrame(table)
+
+
+def with_false_answers(items: pd.DataFrame, shown: list[dict], rate: float, mode: str, seed: int) -> tuple[pd.DataFrame, list[dict]]:
+    """Training items (training_items) and the training file's rows with corrupted answers; an item that stands in both has the same answer in both."""
+    known, rows = known_values(shown), items.assign(answers=[[answer] for answer in items["answer"]]).to_dict("records")
+    changed, _ = corrupt(rows, rate, mode, seed, known)
+    return items.assign(answer=[row["answers"][0] for row in changed]), corrupt(shown, rate, mode, seed, known)[0]
 
 
 def other_id(note: str, split: str, masked: bool) -> str:

@@ -48,7 +48,7 @@ def all_entries() -> dict[str, dict]:
     entries = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text())
     for name, entry in entries.items():
         where = {"path"} if "path" in entry else {"hub_id", "revision", "weights", "config"}
-        odd = (where | ENTRY_KEYS) ^ set(entry)
+        odd = (where | ENTRY_KEYS) ^ (set(entry) - {"released"})
         if odd:
             raise UserError(f"models.yaml, {name}: the keys {', '.join(sorted(odd))} are missing or unknown. An entry has {', '.join(sorted(where | ENTRY_KEYS))}.")
         if entry["prompt"] not in PROMPT_FORMS:

@@ -3,19 +3,23 @@
 Parameters carry TRL's and PEFT's own names; PAPER.md, sections 1 "Continued pre-training" and "Instruction tuning", has the values.
 """
 
+import gc
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 from peft import LoraConfig, PeftModel
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.modeling import held_out, launch, models, stages, training_data
+from cancerllm_utils.modeling import checkpoints, held_out, label_filter, launch, models, stages, training_data
 from cancerllm_utils.modeling.energy import measured_energy
 from cancerllm_utils.modeling.general_text import general_texts
 from cancerllm_utils.modeling.guards import smaller_batches_if_needed
 from cancerllm_utils.modeling.memory import measured_memory
 from cancerllm_utils.modeling.trainer import make_trainer, quiet, train
+from cancerllm_utils.tasks import counterfactual
 
 # The paper describes a fresh adapter on q and v; in the released script TRL ignores that and goes on training the CPT adapter (PAPER.md).
 PRESETS = {
@@ -79,7 +83,8 @@ def instruction_tune(
     lr_scheduler_type: str = "linear", optim: str = "adamw_torch", gradient_checkpointing: bool = False, load_in_4bit: bool = False,
     precision: str = "auto", seed: int = 42, save_steps: float = 0.2, logging_steps: int = 10, logging_seconds: float = 5.0,
     num_processes: int = 1, accelerate_config: str = "", cpt_stage: str = "cpt", train_split: str = "train", general_text: list[str] = (),
-    general_tokens: int = 5000,
+    general_tokens: int = 5000, counterfactual_rate: float = 0.0, counterfactual_mode: str = "random", label_filter: str = "", label_filter_share: float = 0.3,
+    augment: list[str] = (), augment_rate: float = 0.0,
 ) -> dict:
     """LoRA on prompt/completion examples (tuning full: all weights); the checkpoint with the lowest loss on `dev` examples is kept.
 
@@ -88,33 +93,46 @@ def instruction_tune(
     lora_dropout -1 and target_modules "" mean the preset's value. completion_only_loss=False with train_on_eos=False is what the released
     code trains. max_examples and max_tokens (seen in all, epochs included) limit the training rows, 0 is no limit; max_institutions:
     examples of so many training institutions only (training_data.of_first_institutions); train_split names another
-    training file, such as train+cf40. general_text, general_tokens: general text whose loss is measured before and after, for forgetting.
-    Writes models/<model>/<stage>/ and the rows of this stage in results/learning_curve.csv (model, stage, step, tokens, loss, dev_loss),
-    training.csv and, for the general text, cpt.csv.
+    training file. general_text, general_tokens: general text whose loss is measured before and after, for forgetting.
+    counterfactual_rate, counterfactual_mode: a share of the stated training answers is replaced (tasks.counterfactual); label_filter takes out
+    training answers that look false (label_filter.METHODS, small_loss the share label_filter_share of each field); what it takes out is not made up
+    for. augment: testbeds of evaluation.perturb, one of which damages the context of about a share augment_rate of the training items. Development
+    examples, which choose the checkpoint, stay as they are.
+    Writes models/<model>/<stage>/ (corrupted.csv in it where answers were replaced) and the rows of this stage in results/learning_curve.csv (model, stage,
+    step, tokens, loss, dev_loss), training.csv, for the general text cpt.csv, and with a filter label_filter.csv.
     Returns model_dir, trainable_parameters, train_rows, trained_token_share, steps, tokens, seconds, dev_loss, adapter (its four settings), data
-    (rows and tokens per data set), curve, scores, training (DataFrames). Raises UserError for missing data, weights or CPT stage, and on a non-finite step.
+    (rows and tokens per data set), corrupted (number of replaced answers), filtered (label_filter.COLUMNS), curve, scores, training (DataFrames).
+    Raises UserError for missing data, weights or CPT stage, for settings that cannot be, and on a non-finite step.
     """
     arguments = dict(locals())
-    if launch.needed(num_processes, accelerate_config):
-        return launch.in_processes("instruction_tune", num_processes, arguments, accelerate_config)
     settings = {k: v for k, v in arguments.items() if k != "run_dir"} | {"packing_strategy": "bfd"} | adapter_settings(arguments)
     check_tuning(settings)
+    if launch.needed(num_processes, accelerate_config):
+        return launch.in_processes("instruction_tune", num_processes, arguments, accelerate_config)
     run_dir, entry, place = Path(run_dir), models.model_entry(model), models.device_and_precision(precision)
     tokenizer = models.load_tokenizer(model)
-    rows, data = tuning_rows(run_dir, train_split, tokenizer, settings)
-    dev_rows, dev_data = tuning_rows(run_dir, "dev", tokenizer, {**settings, "max_examples": max_eval_examples, "max_tokens": 0})
-    data = pd.concat([data, dev_data], ignore_index=True)
+    examples, corrupted = training_data.tuning_examples(run_dir, train_split, settings)
+    fitting, rows = tuning_rows(examples, tokenizer, settings)
+    dev_examples = {task: training_data.read_examples(run_dir, [task], "dev") for task in tasks}
+    dev_fitting, dev_rows = tuning_rows(dev_examples, tokenizer, {**settings, "max_examples": max_eval_examples, "max_tokens": 0})
     general = held_out.sampled_general(general_texts(general_text), tokenizer, general_tokens, seed)
 
     cpt_dir = models.stage_dir(run_dir, entry, cpt_stage) if stage.startswith("cpt-sft") else None
     if cpt_dir and preset == "released" and tuning == "lora":
         settings |= continued_adapter(cpt_dir)
+    starting = {**settings, "starts from": models.read_card(cpt_dir)["adapter_sha256"] if cpt_dir else "base"}
+    dropped, filtered = suspects(rows, examples, corrupted, tokenizer, starting, place, entry, cpt_dir, run_dir)
+    rows = [row for row in rows if row["example_id"] not in dropped]
+    data = pd.concat([data_table(examples, fitting, rows, dropped, tokenizer, settings, train_split),
+                      data_table(dev_examples, dev_fitting, dev_rows, set(), tokenizer, settings, "dev")], ignore_index=True)
     network, before, config = start_of_tuning(entry, settings, place, cpt_dir, run_dir)
-    start = models.read_card(cpt_dir)["adapter_sha256"] if cpt_dir else "base"
-    run_identity = identify({**settings, "starts from": start}, rows, dev_rows, entry["name"], place)
+    run_identity = identify(starting, rows, dev_rows, entry["name"], place)
     done = run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before, settings, place, run_identity, config, {}, general)
+    if len(corrupted) and launch.main_process():
+        corrupted.assign(trained=corrupted["example_id"].isin({row["example_id"] for row in rows})).to_csv(Path(done["model_dir"]) / counterfactual.FILE, index=False)
     share = float(data["trained tokens"][: len(tasks)].sum() / data["tokens"][: len(tasks)].sum())
-    return {**done, "trained_token_share": share, "data": data, "adapter": {name: settings[name] for name in PRESETS["paper"]}}
+    return {**done, "trained_token_share": share, "data": data, "corrupted": len(corrupted), "filtered": filtered,
+            "adapter": {name: settings[name] for name in PRESETS["paper"]}}
 
 
 def run_stage(network, tokenizer, rows, dev_rows, run_dir, entry, stage, before, settings, place, run_identity, config, notes, general) -> dict:
@@ -187,39 +205,89 @@ def continued_adapter(cpt_dir: Path) -> dict:
 
 
 def check_tuning(settings: dict) -> None:
-    """Raise UserError for an unknown `tuning`, and for one that cannot be: 4-bit weights do not move."""
+    """Raise UserError for an unknown `tuning`, one that cannot be (4-bit weights do not move), and for labels to be altered or filtered in a way that cannot be."""
+    if "counterfactual_rate" in settings:
+        counterfactual.check(settings["counterfactual_rate"], settings["counterfactual_mode"])
+        label_filter.check(settings["label_filter"], settings["label_filter_share"], settings["num_processes"])
+        training_data.check_augment(settings["augment"], settings["augment_rate"])
     if settings["tuning"] not in ("lora", "full"):
         raise UserError(f"tuning {settings['tuning']}: unknown. Use lora or full.")
     if settings["tuning"] == "full" and settings["load_in_4bit"]:
         raise UserError("tuning full: weights loaded in 4 bits cannot be trained. Set load_in_4bit: false, or tuning: lora.")
 
 
-def tuning_rows(run_dir: Path, split: str, tokenizer, settings: dict) -> tuple[list[dict], pd.DataFrame]:
-    """Token rows of all tasks within the settings' budget, checked row by row, and what became of the examples of each data set.
-
-    The table (task, split, examples, too long, over budget, used, tokens, trained tokens, trained %) is also printed in short. Every example
-    is in one of the three columns, asserted per data set.
-    """
-    how = {"completion_only_loss": settings["completion_only_loss"], "train_on_eos": settings["train_on_eos"]}
-    read = {task: training_data.read_examples(run_dir, [task], split) for task in settings["tasks"]}
-    read = training_data.of_first_institutions(read, 0 if split == "dev" else settings["max_institutions"])
-    examples = [example for rows in read.values() for example in rows]
-    by_id = {example["example_id"]: example for example in examples}
-    assert len(by_id) == len(examples), "duplicate example ids"
-    fitting = training_data.example_rows(examples, tokenizer, settings["max_length"], **how)
+def tuning_rows(examples: dict[str, list[dict]], tokenizer, settings: dict) -> tuple[set[str], list[dict]]:
+    """From the examples of each task: the ids of those that fit a row, and the token rows within the settings' budget."""
+    every = [example for rows in examples.values() for example in rows]
+    assert len({example["example_id"] for example in every}) == len(every), "duplicate example ids"
+    fitting = training_data.example_rows(every, tokenizer, settings["max_length"], settings["completion_only_loss"], settings["train_on_eos"])
     rows = training_data.take_budget(fitting, settings["max_examples"], int(settings["max_tokens"] / settings["num_train_epochs"]), settings["seed"])
-    table = []
-    for task, of_task in read.items():
-        ids = {example["example_id"] for example in of_task}
-        used = [row for row in rows if row["example_id"] in ids]
-        fit = sum(row["example_id"] in ids for row in fitting)
-        tokens, trained = training_data.check_rows(used, by_id, tokenizer, **how)
-        table.append({"task": task, "split": split, "examples": len(of_task), "too long": len(of_task) - fit, "over budget": fit - len(used), "used": len(used),
-                      "tokens": tokens, "trained tokens": trained, "trained %": round(100 * trained / max(1, tokens), 1)})
-        print(f"data: {task} {split}: {len(of_task):,} examples = {len(used):,} used + {len(of_task) - fit:,} too long + {fit - len(used):,} over the budget; "
-              f"{trained:,} of {tokens:,} tokens carry loss")
+    return {row["example_id"] for row in fitting}, rows
+
+
+def data_table(examples: dict[str, list[dict]], fitting: set[str], rows: list[dict], dropped: set[str], tokenizer, settings: dict, split: str) -> pd.DataFrame:
+    """What became of the examples of each task; the rows that are trained on are checked one by one.
+
+    Returns task, split, examples, too long, over budget, filtered out, used, tokens, trained tokens, trained %; it is also printed in short. Every example
+    is in one of the four columns.
+    """
+    table, of_id = [], {row["example_id"]: row for row in rows}
+    for task, of_task in examples.items():
+        by_id = {example["example_id"]: example for example in of_task}
+        used = [of_id[name] for name in by_id if name in of_id]
+        fit, out = len(fitting & set(by_id)), len(dropped & set(by_id))
+        tokens, trained = training_data.check_rows(used, by_id, tokenizer, settings["completion_only_loss"], settings["train_on_eos"])
+        table.append({"task": task, "split": split, "examples": len(of_task), "too long": len(of_task) - fit, "over budget": fit - out - len(used), "filtered out": out,
+                      "used": len(used), "tokens": tokens, "trained tokens": trained, "trained %": round(100 * trained / max(1, tokens), 1)})
+        print(f"data: {task} {split}: {len(of_task):,} examples = {len(used):,} used + {len(of_task) - fit:,} too long + {fit - out - len(used):,} over the budget"
+              f"{f' + {out:,} filtered out' * bool(out)}; {trained:,} of {tokens:,} tokens carry loss")
     assert sum(row["used"] for row in table) == len(rows), "an example of no task"
-    return rows, pd.DataFrame(table)
+    return pd.DataFrame(table)
+
+
+def suspects(rows: list[dict], examples: dict[str, list[dict]], corrupted: pd.DataFrame, tokenizer, settings: dict, place: dict, entry: dict, cpt_dir: Path | None,
+             run_dir: Path) -> tuple[set[str], pd.DataFrame]:
+    """Ids of the rows that the label filter takes out, and how well it did (label_filter.report), which also goes to results/label_filter.csv.
+
+    Nothing without a filter. What it found is kept in cache/, so that a run that goes on after a stop leaves out the same rows.
+    """
+    if not settings["label_filter"]:
+        return set(), pd.DataFrame(columns=label_filter.COLUMNS)
+    by_id = {example["example_id"]: example for of_task in examples.values() for example in of_task}
+    made = checkpoints.identity(identify(settings, rows, [], entry["name"], place))
+    kept = run_dir / "cache" / "label_filter" / f"{entry['name']}-{settings['stage']}.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if found.get("made") != made:
+        if settings["label_filter"] == "agreement":
+            dropped = label_filter.agreement(list(by_id.values()), settings["seed"]) & {row["example_id"] for row in rows}
+        else:
+            losses = losses_after_warm_up(rows, tokenizer, settings, place, entry, cpt_dir, run_dir)
+            dropped = label_filter.small_loss(losses, by_id, settings["label_filter_share"])
+        found = {"made": made, "dropped": sorted(dropped)}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
+        draft.write_text(json.dumps(found), encoding="utf-8")
+        draft.replace(kept)
+    where = {"model": entry["name"]} | {name: settings[name] for name in ("stage", "label_filter", "label_filter_share", "counterfactual_rate", "counterfactual_mode", "seed")}
+    report = label_filter.report([row["example_id"] for row in rows], by_id, set(found["dropped"]), set(corrupted["example_id"]), where)
+    if launch.main_process():
+        stages.write_rows(run_dir / "results" / "label_filter.csv", report)
+    return set(found["dropped"]), report
+
+
+def losses_after_warm_up(rows: list[dict], tokenizer, settings: dict, place: dict, entry: dict, cpt_dir: Path | None, run_dir: Path) -> dict[str, float]:
+    """example_id -> loss of its answer under a model that was tuned once on the share label_filter.WARM_UP of the rows, and is then forgotten."""
+    settings = settings | {"num_train_epochs": 1.0}
+    part = training_data.take_budget(rows, max(1, round(label_filter.WARM_UP * len(rows))), 0, settings["seed"])
+    network, _, config = start_of_tuning(entry, settings, place, cpt_dir, run_dir)
+    folder, run_identity = stages.checkpoint_dir(run_dir, entry, f"{settings['stage']}-warmup"), identify(settings, part, [], entry["name"], place)
+    trainer = make_trainer(network, tokenizer, part, [], folder, settings, place, f"{entry['name']} {settings['stage']} warm-up", run_identity, config)
+    train(trainer, run_identity)
+    losses = label_filter.answer_losses(trainer.model, rows, tokenizer.pad_token_id, autocast=trainer.compute_loss_context_manager)
+    shutil.rmtree(folder, ignore_errors=True)
+    del trainer, network
+    gc.collect()
+    return losses
 
 
 def start_of_tuning(entry: dict, settings: dict, place: dict, cpt_dir: Path | None, run_dir: Path):

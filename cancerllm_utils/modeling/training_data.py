@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.tasks.task import hash_order, model_prompt
+from cancerllm_utils.tasks import counterfactual
+from cancerllm_utils.tasks.task import build_prompt, hash_order, load_task, model_prompt
 
 IGNORED = -100  # the label of a token that carries no loss
 CHUNK = 1000  # notes that are tokenised at once
+DAMAGED_WORDS = 0.4  # an augmented context has between none and so many of its words damaged
 ROWS = pa.schema([("example_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
 
 
@@ -113,6 +115,52 @@ def of_first_institutions(read: dict[str, list[dict]], max_institutions: int) ->
         raise UserError(f"max_institutions {max_institutions}: the training examples come from {len(names)} institutions. Lower it, or set 0 for all.")
     chosen = set(names[:max_institutions])
     return {task: [row for row in rows if row["institution"] in chosen] for task, rows in read.items()}
+
+
+def tuning_examples(run_dir: Path, split: str, settings: dict) -> tuple[dict[str, list[dict]], pd.DataFrame]:
+    """The training examples of each task as the settings want them, and the table of corrupted answers (counterfactual.COLUMNS).
+
+    max_institutions leaves examples out; counterfactual_rate and counterfactual_mode replace answers; augment and augment_rate damage contexts. The
+    files themselves stay as they are. Raises UserError for missing files and settings that cannot be.
+    """
+    read = {task: read_examples(run_dir, [task], split) for task in settings["tasks"]}
+    read, tables = of_first_institutions(read, settings["max_institutions"]), []
+    for task, rows in read.items():
+        if settings["counterfactual_rate"]:
+            rows, table = counterfactual.corrupt(rows, settings["counterfactual_rate"], settings["counterfactual_mode"], settings["seed"])
+            tables.append(table)
+        read[task] = augmented(rows, settings["augment"], settings["augment_rate"], settings["seed"])
+    return read, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=counterfactual.COLUMNS)
+
+
+def check_augment(testbeds: list[str], share: float) -> None:
+    """Raise UserError for an unknown testbed of perturb, a share outside of 0 to 1, and one of the two without the other."""
+    if not 0 <= share <= 1:
+        raise UserError(f"augment_rate {share}: is a share of the training items. Set a number from 0 to 1.")
+    if bool(testbeds) != bool(share):
+        raise UserError(f"augment {list(testbeds)} with augment_rate {share}: nothing would be damaged. Set both, or neither.")
+    if testbeds:
+        from cancerllm_utils.evaluation import perturb  # only where it is asked for: it reads word lists
+
+        for testbed in testbeds:
+            perturb.check(testbed, DAMAGED_WORDS)
+
+
+def augmented(rows: list[dict], testbeds: list[str], share: float, seed: int) -> list[dict]:
+    """The rows, about a `share` of them with a damaged context (perturb.augment, at most DAMAGED_WORDS of its words); question and answer stay."""
+    if not testbeds or not share:
+        return rows
+    from cancerllm_utils.evaluation import perturb
+
+    changed = []
+    for row in rows:
+        if counterfactual.chance(seed, f"augment {row['example_id']}") < share:
+            before, _, after = build_prompt(load_task(row["task"]), row["field"], "\0").partition("\0")
+            assert row["prompt"].startswith(before) and row["prompt"].endswith(after), f"{row['example_id']}: the prompt is not the task's"
+            context = row["prompt"][len(before) : len(row["prompt"]) - len(after)]
+            row = row | {"prompt": before + perturb.augment(context, testbeds, DAMAGED_WORDS, seed, row["example_id"]) + after}
+        changed.append(row)
+    return changed
 
 
 def example_rows(examples: list[dict], tokenizer, max_length: int, completion_only_loss: bool = True, train_on_eos: bool = True) -> list[dict]:

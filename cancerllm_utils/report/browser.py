@@ -113,13 +113,13 @@ def cancer_name(code: str | None) -> str:
 
 def predictions(run_dir: Path) -> tuple[dict[tuple, Path], list[str]]:
     """{(model, stage, task, split): file} of the answers whose data set is there and holds a question, and sentences on what was left out."""
-    kept, changed, lost = {}, set(), 0
+    kept, changed, lost, known = {}, set(), 0, task_names()
     for path in sorted(run_dir.glob("predictions/*/*/*.jsonl")):
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         asked = run_dir / "datasets" / task / f"{split}.jsonl"
         if "+" in split:
             changed.add(split)
-        elif task in task_names() and asked.is_file() and asked.stat().st_size:
+        elif task in known and asked.is_file() and asked.stat().st_size:
             kept[(*path.parts[-3:-1], task, split)] = path
         else:
             lost += 1

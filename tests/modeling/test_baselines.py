@@ -203,3 +203,32 @@ def test_of_too_many_answers_tfidf_learns_the_most_frequent(monkeypatch):
     models = baselines.fit_fields(items, vectors["rows_of"], vectors["matrix"], seed=1)
     assert set(models["f"].classes_) == {"one", "three"}, "of equally frequent answers the first by name"
     assert baselines.answer_fields(models, ["f"], ["d"], vectors["rows_of"], vectors["matrix"], ["?"])[0] in ("one", "three")
+
+
+def test_false_answers_reach_every_method_that_learns_and_no_test_set(run):
+    """All answers of the training patients become the other value: what learns them says the opposite, and the clean predictions stay."""
+    for path in (run / "datasets").rglob("*.jsonl"):
+        rows = [json.loads(line) | {"evidence": "stated", "task": "registry_prediction", "example_id": f"registry_prediction|{json.loads(line)['example_id']}"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    baselines.predict_baselines(run, ["registry_prediction"], ["test"])
+    before = {path: path.read_bytes() for path in (run / "predictions").rglob("baseline/*.jsonl")}
+    false = {"rate": 1.0, "mode": "random", "seed": 1, "stage": "baseline-cf100"}
+    table = baselines.predict_baselines(run, ["registry_prediction"], ["test"], false_answers=false)
+    assert set(table.loc[table["remark"].eq(""), "model"]) == {"majority", "majority_by_cancer", "nearest", "tfidf"}
+    assert {path: path.read_bytes() for path in (run / "predictions").rglob("baseline/*.jsonl")} == before
+    other = {"Right": "Left", "Left": "Right", "clear cell renal cell carcinoma": "squamous cell carcinoma", "squamous cell carcinoma": "clear cell renal cell carcinoma"}
+    for model in ("nearest", "majority_by_cancer"):
+        clean, noisy = ([json.loads(line) for line in (run / "predictions" / model / stage / "registry_prediction.test.jsonl").read_text().splitlines()] for stage in ("baseline", "baseline-cf100"))
+        assert [row["answers"] for row in clean] == [row["answers"] for row in noisy]
+        if model == "nearest":
+            assert [row["parsed"] for row in noisy] == [other[row["parsed"]] for row in clean]
+    tfidf = [json.loads(line) for line in (run / "predictions" / "tfidf" / "baseline-cf100" / "registry_prediction.test.jsonl").read_text().splitlines()]
+    assert sum(row["parsed"] == row["answers"][0] for row in tfidf) < 5
+
+
+def test_an_item_has_the_same_false_answer_for_the_model_and_for_tfidf(run):
+    shown = [row | {"evidence": "stated", "task": "registry_prediction"} for row in map(json.loads, (run / "datasets" / "registry_prediction" / "train.jsonl").read_text().splitlines())]
+    items = pd.DataFrame([{key: row[key] for key in ("example_id", "patient_id", "task", "field", "evidence", "cancer_type")} | {"answer": row["answers"][0]} for row in shown[::2]])
+    altered, of_file = baselines.with_false_answers(items, shown, 0.5, "random", 1)
+    said = {row["example_id"]: row["answers"][0] for row in of_file}
+    assert altered["answer"].tolist() == [said[name] for name in altered["example_id"]] and (altered["answer"] != items["answer"]).any()

@@ -99,8 +99,10 @@ def test_every_example_is_used_too_long_or_over_the_budget(tiny_model_dir, tiny_
     file = tiny_run / "datasets" / "phenotype_extraction" / "train.jsonl"
     long = json.loads(file.read_text().splitlines()[0]) | {"example_id": "long", "prompt": "In the text: " + "a tumor was found " * 60}
     file.write_text(file.read_text() + json.dumps(long) + "\n")
-    rows, table = training.tuning_rows(tiny_run, "train", tokenizer, settings | {"max_length": 200, "max_examples": 20})
-    row = table.iloc[0]
+    settings |= {"max_length": 200, "max_examples": 20, "counterfactual_rate": 0.0, "augment": [], "augment_rate": 0.0}
+    examples, _ = training_data.tuning_examples(tiny_run, "train", settings)
+    fitting, rows = training.tuning_rows(examples, tokenizer, settings)
+    row = training.data_table(examples, fitting, rows, set(), tokenizer, settings, "train").iloc[0]
     assert row[["examples", "too long", "over budget", "used"]].tolist() == [25, 1, 4, 20] and len(rows) == 20 and "long" not in {r["example_id"] for r in rows}
     assert row["tokens"] == sum(len(r["input_ids"]) for r in rows) and "over the budget" in capsys.readouterr().out
 

@@ -1,0 +1,64 @@
+"""Answers that flip although nothing was said differently: capitals, line breaks, the order of the sections, the wording of the question.
+
+A flip is another answer to the same question: another value, or a value where there was none. Two right answers in other words are one answer, and so
+are two wrong ones that differ in case or blanks alone. Whether the answer was right has no part in it: who is always wrong in the same way never flips.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cancerllm_utils.evaluation import robustness, score, stats
+
+COLUMNS = ["model", "stage", "task", "split", "field", "change", "n", "patients", "flips", "low", "high", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
+KINDS = ["right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
+ANY = "any"
+
+
+def same_answer(parsed: pd.Series) -> pd.Series:
+    """Answers as they are compared: without case and with single blanks."""
+    return parsed.astype(str).str.casefold().str.split().str.join(" ")
+
+
+def flips(clean: pd.DataFrame, changed: pd.DataFrame) -> pd.DataFrame:
+    """One row per question that both answered, by example_id: flip and KINDS, each True or False. Frames: robustness.answers."""
+    both = clean[["parsed", "value_accuracy"]].join(changed[["parsed", "value_accuracy"]], how="inner", lsuffix="_clean", validate="one_to_one")
+    was, now = both["value_accuracy_clean"] == 100, both["value_accuracy"] == 100
+    flip = (same_answer(both["parsed_clean"]) != same_answer(both["parsed"])) & ~(was & now)
+    return pd.DataFrame({"flip": flip, "right_to_wrong": flip & was, "wrong_to_right": flip & now, "wrong_to_wrong": flip & ~was & ~now})
+
+
+def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
+    """Flips of every system, task and field under each change that keeps the meaning, and under any of them: COLUMNS, shares of the questions in %.
+
+    low, high: 95 % limits of `flips`, patients resampled (institutions outside). change `any`: at least one of the changes flips the answer; its three
+    kinds stay empty, since one question may flip in several ways. Writes results/consistency.csv; empty where no such question was asked.
+    """
+    run_dir, known, rows = Path(run_dir), {}, []
+    found = [row | {"stage": row["path"].parent.name} for row in robustness.files(run_dir)]
+    clean = {(row["model"], row["stage"], row["task"], row["split"]): row for row in found if not row["testbed"] and "+" not in row["path"].name}
+    changed = {}
+    for row in found:
+        key = (row["model"], row["stage"], row["task"], row["split"])
+        if row["testbed"] in robustness.words()["meaning_kept"] and "respelled" not in row["remedy"] and key in clean:
+            changed.setdefault(key, {})[row["testbed"]] = row
+    for key, by_change in changed.items():
+        own = robustness.answers(clean[key], run_dir, known)
+        tables = {change: flips(own, robustness.answers(by_change[change], run_dir, known)) for change in robustness.words()["meaning_kept"] if change in by_change}
+        shared = sorted(set.intersection(*(set(table.index) for table in tables.values())))
+        if len(tables) > 1 and shared:
+            tables[ANY] = pd.DataFrame({"flip": np.any([table.loc[shared, "flip"] for table in tables.values()], axis=0)}, index=shared)
+        for change, table in tables.items():
+            items = own.loc[table.index]
+            clusters, method = score.ring_clusters(items, key[3])
+            for field, mask in robustness.field_masks(items).items():
+                low, high = stats.cluster_interval(100 * table["flip"][mask].to_numpy(dtype=float), clusters[mask], method, n_resamples, seed)
+                rows.append(dict(zip(["model", "stage", "task", "split"], key)) | {
+                    "field": field, "change": change, "n": int(mask.sum()), "patients": items["patient_id"][mask].nunique(), "low": max(low, 0), "high": min(high, 100),
+                    "flips": 100 * table["flip"][mask].mean(), **{kind: 100 * table[kind][mask].mean() for kind in KINDS if kind in table}})  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    results = run_dir / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    score.write_whole(results / "consistency.csv", lambda file: table.to_csv(file, index=False, float_format="%.6f"))
+    return table

@@ -1,0 +1,294 @@
+"""Robustness in tables for the eye and in sentences, every number from the tables of robustness.py and consistency.py."""
+
+import numpy as np
+import pandas as pd
+
+from cancerllm_utils.evaluation.robustness import NATURAL, words
+from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+
+FEW = 20  # questions: a field with fewer is not shown
+SURVIVES, LOST, OPEN = "survives", "is lost", "open"
+
+
+def not_run(what: str) -> list[str]:
+    """The sentence for a part without results."""
+    return [f"{what} was not run in this profile: nothing to show. Profile quick_studies runs it on the synthetic cohort, tcga_robustness on public reports."]
+
+
+def testbed_name(testbed: str) -> str:
+    """The testbed in words."""
+    return words()["testbeds"].get(testbed, {"name": testbed})["name"]
+
+
+def remedy_name(remedy: str) -> str:
+    """The remedy in words, several joined."""
+    return " and ".join(words()["remedies"].get(part, part) for part in remedy.split("+"))
+
+
+def system_name(model: str, stage: str, remedy: str = "") -> str:
+    """A system in words, with its remedy where it has one."""
+    return model_name(model, stage) + (f" ({remedy_name(remedy)})" if remedy else "")
+
+
+def limits_text(value: float, low: float, high: float) -> str:
+    """A change with its interval."""
+    return f"{signed(value)} ({signed(low)} to {signed(high)})" if pd.notna(low) else f"{signed(value)} (no interval)"
+
+
+def p_text(p: float) -> str:
+    """A p value after Holm."""
+    return "p after Holm < 0.001" if p < 0.001 else f"p after Holm {p:.3f}"
+
+
+def testbed_place(testbed: str) -> int:
+    """Where the testbed stands in tables."""
+    names = list(words()["testbeds"])
+    return names.index(testbed) if testbed in names else len(names)
+
+
+def at_worst(tests: pd.DataFrame, kind: str = "change") -> pd.DataFrame:
+    """Rows of one kind at each curve's highest rate, all fields."""
+    rows = tests[(tests["kind"] == kind) & (tests["field"] == "all") & tests["rate"].notna()]
+    return rows[rows["rate"] == rows.groupby(["model", "stage", "task", "split", "testbed", "remedy"])["rate"].transform("max")]
+
+
+# ---- the curves ----------------------------------------------------------------------------------------------------------------------
+
+
+def curve_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", metric: str = "average") -> pd.DataFrame:
+    """Every curve in one row: damage, task, system, points at each rate, the change at the highest with its interval and p (Holm), the area under the curve, n."""
+    rows = scores[(scores["metric"] == metric) & (scores["field"] == "all") & (scores["testbed"] != NATURAL) & (scores["split"] == split) & (scores["remedy"] == "")]
+    keys, order, out = ["testbed", "task", "model", "stage"], system_order(rows), []
+    worst = at_worst(tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "")]).set_index(keys)
+    areas = tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "") & (tests["kind"] == "area")].set_index(keys)
+    for key, part in rows.groupby(keys, sort=False):
+        line = {"damage": testbed_name(key[0]), "task": task_name(key[1]), "system": system_name(*key[2:])}
+        line |= {f"{rate:g} %": f"{value:.1f}" for rate, value in sorted(zip(part["rate"], part["f1"]))}
+        if key in worst.index:
+            row = worst.loc[key]
+            line |= {"change at the highest": limits_text(row["value"], row["low"], row["high"]), "p (Holm)": round(row["p_holm"], 3)}
+        if key in areas.index:
+            line["area"] = f"{areas.loc[key, 'value']:.1f} ({areas.loc[key, 'low']:.1f} to {areas.loc[key, 'high']:.1f})"
+        out.append(line | {"n": int(part["n"].max()), "left out": int(part["left_out"].max()), "place": (testbed_place(key[0]), key[1], order.index(key[2:]))})
+    if not out:
+        return pd.DataFrame()
+    table = pd.DataFrame(out)
+    tail = ["change at the highest", "p (Holm)", "area", "n", "left out"]
+    rates = sorted((column for column in table if column.endswith(" %")), key=lambda column: float(column[:-2]))
+    table = table.sort_values("place", kind="stable", ignore_index=True)
+    return table.reindex(columns=["damage", "task", "system", *rates, *tail]).fillna("")
+
+
+def curve_sentences(tests: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test", metric: str = "average", alpha: float = 0.05) -> list[str]:
+    """For each kind of damage and task what the `systems` lose at its highest rate, and how many of all systems' changes can be told from chance."""
+    rows = tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "")]
+    worst, changes, out = at_worst(rows), rows[(rows["kind"] == "change") & (rows["field"] == "all")], []
+    for (testbed, task), part in worst.groupby(["testbed", "task"], sort=False):
+        own = [row for row in part.to_dict("records") if (row["model"], row["stage"]) in systems]
+        if not own:
+            continue
+        of = changes[(changes["testbed"] == testbed) & (changes["task"] == task)]
+        text = "; ".join(f"{system_name(row['model'], row['stage'])} {limits_text(row['value'], row['low'], row['high'])}" for row in own)
+        lost = (of["p_holm"] <= alpha) & (of["value"] < 0)
+        out.append(f"{testbed_name(testbed).capitalize()}, {task_name(task).lower()}: at {own[0]['rate']:g} % of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}, points of "
+                   f"{METRIC_NAMES[metric]} against the same questions undamaged: {text} (n = {own[0]['n']:,.0f}). Of {len(of)} changes of all systems and rates, {lost.sum()} are losses that can be told from chance (Holm).")
+    return out or not_run("Damage by rate")
+
+
+def pretraining_sentences(tests: pd.DataFrame, split: str = "test", metric: str = "average", alpha: float = 0.05) -> list[str]:
+    """Does continued pre-training buy robustness? A verdict per kind of damage (all tasks together where there are several), then how the tasks differ."""
+    rows = tests[(tests["kind"] == "cpt") & (tests["metric"] == metric) & (tests["split"] == split) & tests["rate"].isna()]
+    out = []
+    for (model, testbed), part in rows.groupby(["model", "testbed"], sort=False):
+        whole = part[part["task"] == "all"] if (part["task"] == "all").any() else part
+        row = whole.iloc[0]
+        shown = row["p_holm"] <= alpha
+        verdict = ("Yes" if row["value"] > 0 else "No, it costs robustness") if shown else "Not shown"
+        text = (f"Does continued pre-training make {model} more robust to {testbed_name(testbed)}? {verdict}: on average over the rates cpt-sft changes by {signed(row['value'])} points of "
+                f"{METRIC_NAMES[metric]} against the change of sft (above 0: it keeps more; 95 % interval {signed(row['low'])} to {signed(row['high'])}, {p_text(row['p_holm'])}, "
+                f"n = {row['n']:,.0f} questions of {row['patients']:,.0f} patients).")
+        single = part[part["task"] != row["task"]]
+        if len(single):
+            text += " By task: " + "; ".join(f"{task_name(other['task']).lower()} {limits_text(other['value'], other['low'], other['high'])}" for other in single.to_dict("records")) + "."
+        out.append(text)
+    return out or not_run("The comparison of sft and cpt-sft under damage")
+
+
+# ---- field by field --------------------------------------------------------------------------------------------------------------------
+
+
+def field_changes(tests: pd.DataFrame, model: str, stage: str, margin: float = 5.0, split: str = "test", metric: str = "value_accuracy") -> pd.DataFrame:
+    """Change of each field at the highest rate of each testbed, one system without a remedy: testbed, task, field, rate, value, low, high, n, verdict.
+
+    verdict: survives where the whole interval lies above -margin points, is lost where it lies below 0, open where it does neither (a loss that is certain
+    and small survives). Where nothing changed at all, the lower limit is the exact binomial one of as many patients without a loss, not 0. Fields with
+    fewer than FEW questions are left out.
+    """
+    rows = tests[(tests["kind"] == "change") & (tests["model"] == model) & (tests["stage"] == stage) & (tests["remedy"] == "") & (tests["split"] == split) & (tests["metric"] == metric)
+                 & tests["rate"].notna() & (tests["n"] >= FEW)]
+    single = rows[rows["field"] != "all"]
+    whole = rows[(rows["field"] == "all") & ~rows["task"].isin(single["task"])]  # a task with one field
+    rows = pd.concat([single, whole.assign(field=whole["task"].map(task_name).str.lower())], ignore_index=True)
+    rows = rows[rows["rate"] == rows.groupby(["testbed", "task"])["rate"].transform("max")]
+    nothing = (rows["high"] - rows["low"]).abs() < 1e-9
+    rows["low"] = rows["low"].where(~nothing, rows["value"] - 100 * (1 - 0.025 ** (1 / rows["patients"].astype(float))))
+    verdict = [SURVIVES if row.low > -margin else LOST if row.high < 0 else OPEN for row in rows.itertuples()]
+    return rows.assign(verdict=verdict)[["testbed", "task", "field", "rate", "value", "low", "high", "n", "verdict"]].reset_index(drop=True)
+
+
+def field_sentences(changes: pd.DataFrame, system: str, margin: float = 5.0) -> list[str]:
+    """Which fields survive each kind of damage, which are lost, and of which nothing can be told (field_changes)."""
+    out = []
+    for (testbed, task), part in changes.groupby(["testbed", "task"], sort=False):
+        parts = []
+        for verdict, reads in ((SURVIVES, f"a loss of {margin:g} points is excluded"), (LOST, "right values are lost for certain"), (OPEN, "cannot be told with so few questions")):
+            named = [f"{row.field} {limits_text(row.value, row.low, row.high)}, n = {row.n:,.0f}" for row in part[part["verdict"] == verdict].sort_values("value").itertuples()]
+            parts += [f"{reads}: {'; '.join(named)}"] if named else []
+        out.append(f"{system}, {testbed_name(testbed)} at {part['rate'].iloc[0]:g} %, {task_name(task).lower()}. {'. '.join(text[0].upper() + text[1:] for text in parts)}.")
+    return out or not_run("Damage by rate, field by field,")
+
+
+# ---- the notes' own noise ----------------------------------------------------------------------------------------------------------------
+
+
+def natural_sentences(scores: pd.DataFrame, tests: pd.DataFrame, systems: list[tuple[str, str]], metric: str = "average") -> list[str]:
+    """Scores of clean and of damaged notes as they came, beside what synthetic damage of words does to the same systems."""
+    rows = scores[(scores["testbed"] == NATURAL) & (scores["metric"] == metric)]
+    changes = tests[(tests["kind"] == NATURAL) & (tests["metric"] == metric)]
+    out = []
+    for (task, model, stage), part in rows.groupby(["task", "model", "stage"], sort=False):
+        if (model, stage) not in systems:
+            continue
+        text = f"{task_name(task)}, {system_name(model, stage)}: " + ", ".join(
+            f"{row.f1:.1f} points ({row.f1_low:.1f} to {row.f1_high:.1f}) on {row.subgroup} notes ({row.rate:.1f} % of their words damaged, n = {row.n:,.0f})" for row in part.itertuples())
+        change = changes[(changes["task"] == task) & (changes["model"] == model) & (changes["stage"] == stage)]
+        if len(change):
+            row = change.iloc[0]
+            text += f"; from clean to {part['subgroup'].iloc[-1]} {limits_text(row['value'], row['low'], row['high'])}, {p_text(row['p_holm'])}"
+        else:
+            text += "; all notes are of one kind, so there is nothing to compare"
+        out.append(text + ".")
+    return out or ["No clean answers were scored: nothing can be said of the notes' own damage."]
+
+
+# ---- remedies and the paper ----------------------------------------------------------------------------------------------------------------
+
+
+def remedy_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", metric: str = "average") -> pd.DataFrame:
+    """Each remedy of each system: remedy, damage, task, system, price on clean text, and at each rate what it brings (paired, interval; * where p after Holm is at most 0.05), n."""
+    rows = tests[(tests["kind"] == "remedy") & (tests["metric"] == metric) & (tests["split"] == split)]
+    out, order = [], system_order(rows)
+    for (remedy, testbed, task, model, stage), part in rows.groupby(["remedy", "testbed", "task", "model", "stage"], sort=False):
+        line = {"remedy": remedy_name(remedy), "damage": testbed_name(testbed), "task": task_name(task), "system": system_name(model, stage), "undamaged": "not measured"}
+        for row in part.sort_values("rate").itertuples():
+            line["undamaged" if row.rate == 0 else f"at {row.rate:g} %"] = limits_text(row.value, row.low, row.high) + ("*" if row.p_holm <= 0.05 else "")
+        out.append(line | {"n": int(part["n"].max()), "place": (remedy, testbed_place(testbed), task, order.index((model, stage)))})
+    if not out:
+        return pd.DataFrame()
+    table = pd.DataFrame(out).sort_values("place", kind="stable", ignore_index=True)
+    rates = sorted((column for column in table if column.startswith("at ")), key=lambda column: float(column[3:-2]))
+    return table[["remedy", "damage", "task", "system", "undamaged", *rates, "n"]].fillna("")
+
+
+def remedy_sentences(tests: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test", metric: str = "average", alpha: float = 0.05) -> list[str]:
+    """What each remedy brings at the highest rate and what it costs on clean text, for the given systems, and whether either can be told from chance."""
+    rows = tests[(tests["kind"] == "remedy") & (tests["metric"] == metric) & (tests["split"] == split)]
+    out = []
+    for (remedy, testbed, task, model, stage), part in rows.groupby(["remedy", "testbed", "task", "model", "stage"], sort=False):
+        if (model, stage) not in systems or part["rate"].max() == 0:
+            continue
+        best, clean = part.loc[part["rate"].idxmax()], part[part["rate"] == 0]
+        verdict = ("it helps" if best["value"] > 0 else "it harms") if best["p_holm"] <= alpha else "its effect cannot be told from chance"
+        text = (f"{remedy_name(remedy).capitalize()}: against {testbed_name(testbed)} at {best['rate']:g} %, {task_name(task).lower()}, {system_name(model, stage)}, {verdict}: "
+                f"{limits_text(best['value'], best['low'], best['high'])} points (n = {best['n']:,.0f})")
+        if len(clean):
+            row = clean.iloc[0]
+            price = "a price that is no chance" if row["p_holm"] <= alpha and row["value"] < 0 else "no price that can be told from chance"
+            clean_of = "clean labels" if testbed in words()["training"] else "clean text"
+            text += f"; on {clean_of} {limits_text(row['value'], row['low'], row['high'])}, {price}"
+        out.append(text + ".")
+    return out or not_run("A remedy")
+
+
+def filter_sentences(table: pd.DataFrame) -> list[str]:
+    """How well the label filters found the altered answers, from rows of results/label_filter.csv that hold all fields of all tasks."""
+    out = []
+    for row in table[(table["task"] == "all") & (table["field"] == "all")].to_dict("records"):
+        text = f"{row['model']}, {row['stage']}, filter {row['label_filter']}: of {row['n']:,.0f} training answers {row['dropped']:,.0f} were thrown out"
+        if row["corrupted"]:
+            text += (f"; of the {row['corrupted']:,.0f} altered ones {row['recall']:.1f} % were found ({row['recall_low']:.1f} to {row['recall_high']:.1f}), and "
+                     f"{row['precision']:.1f} % of what was thrown out was altered ({row['precision_low']:.1f} to {row['precision_high']:.1f})")
+        out.append(text + ".")
+    return out or not_run("A label filter")
+
+
+def paper_table(tests: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test", metric: str = "average") -> pd.DataFrame:
+    """What is known of the paper's testbeds, and beside it this run's change at the highest rate for `systems`; no number of the paper that is not certain."""
+    worst, out = at_worst(tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "")]), []
+    for entry in words()["paper"]:
+        rows = worst[worst["testbed"].isin(entry["testbeds"]) & np.array([pair in systems for pair in zip(worst["model"], worst["stage"])], dtype=bool)]
+        ours = [f"{testbed_name(row.testbed)} {row.rate:g} %, {task_name(row.task).lower()}, {row.stage}: {limits_text(row.value, row.low, row.high)}, n = {row.n:,.0f}" for row in rows.itertuples()]
+        out.append({"the paper": entry["claim"], "here, points of average F1 at the highest rate": "; ".join(ours) or "was not run in this profile"})
+    return pd.DataFrame(out)
+
+
+# ---- consistency -----------------------------------------------------------------------------------------------------------------------------
+
+
+def change_name(change: str) -> str:
+    """A meaning-preserving change in words."""
+    return words()["any"] if change == "any" else words()["meaning_kept"].get(change, change)
+
+
+def consistency_table(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Flips of all fields in %: change, task, system, flips with interval, right to wrong, wrong to right, wrong to another wrong, n."""
+    rows = table[(table["field"] == "all") & (table["split"] == split)]
+    order = system_order(rows)
+    shown = pd.DataFrame({
+        "change": rows["change"].map(change_name), "task": rows["task"].map(task_name), "system": [system_name(*pair) for pair in zip(rows["model"], rows["stage"])],
+        "answers that flip, %": [f"{row.flips:.1f} ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()],
+        **{kind.replace("_", " "): rows[kind].map("{:.1f}".format).replace("nan", "") for kind in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")},
+        "n": rows["n"], "place": [order.index(pair) for pair in zip(rows["model"], rows["stage"])],
+    })  # fmt: skip
+    return shown.sort_values(["task", "place"], kind="stable", ignore_index=True).drop(columns="place")
+
+
+def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test") -> list[str]:
+    """For each task and system: how often an answer flips under any change, which change does most, and the least and most consistent field."""
+    rows, out = table[table["split"] == split], []
+    for (task, model, stage), part in rows.groupby(["task", "model", "stage"], sort=False):
+        if (model, stage) not in systems:
+            continue
+        whole = part[part["field"] == "all"]
+        single = whole[whole["change"] != "any"]
+        worst = single.loc[single["flips"].idxmax()]
+        text = (f"{task_name(task)}, {system_name(model, stage)}: {change_name(worst['change'])} does most, {worst['flips']:.1f} % of the answers flip ({worst['low']:.1f} to {worst['high']:.1f}, "
+                f"n = {worst['n']:,}), {worst['right_to_wrong']:.1f} % from right to wrong and {worst['wrong_to_right']:.1f} % from wrong to right")
+        together = whole[whole["change"] == "any"]
+        if len(together):
+            row = together.iloc[0]
+            text += f"; {row['flips']:.1f} % flip under at least one change ({row['low']:.1f} to {row['high']:.1f})"
+        fields = part[(part["field"] != "all") & (part["change"] == ("any" if len(together) else worst["change"])) & (part["n"] >= FEW)].sort_values("flips")
+        if len(fields) > 1:
+            best, least = fields.iloc[0], fields.iloc[-1]
+            text += f"; most steady is {best['field']} ({best['flips']:.1f} %, n = {best['n']}), least {least['field']} ({least['flips']:.1f} %, n = {least['n']})"
+        out.append(text + ".")
+    return out or not_run("Changes that keep the meaning")
+
+
+def shown_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """The systems that sentences speak of: the models' most complete stages, and the simple methods that read the text."""
+    there = set(zip(scores["model"], scores["stage"]))
+    return [pair for pair in [("rules", "baseline"), ("tfidf", "baseline"), *main_systems(scores)] if pair in there]
+
+
+def coverage_sentences(scores: pd.DataFrame, consistency: pd.DataFrame) -> list[str]:
+    """Which damage was scored, at which rates, on which questions, and what was not run."""
+    out, rows = [], scores[(scores["metric"] == "average") & (scores["field"] == "all") & (scores["testbed"] != NATURAL)]
+    for (testbed, split), part in rows.groupby(["testbed", "split"], sort=False):
+        out.append(f"{testbed_name(testbed).capitalize()}, {ring_name(split)}: {', '.join(f'{rate:g}' for rate in sorted(set(part['rate'])))} % of the "
+                   f"{words()['testbeds'].get(testbed, {}).get('of', 'words')}; {len(set(zip(part['model'], part['stage'])))} systems, {part.drop_duplicates('task')['n'].sum():,.0f} questions of "
+                   f"{part['task'].nunique()} tasks that all of them answered, {part.drop_duplicates('task')['left_out'].sum():,.0f} left out; {int(part['seeds'].max())} training {'seeds' if part['seeds'].max() > 1 else 'seed'}.")
+    missing = [testbed_name(name) for name in words()["testbeds"] if name != NATURAL and name not in set(rows["testbed"])]
+    missing += [change_name(name) for name in words()["meaning_kept"] if name not in set(consistency["change"])]
+    return out + ([f"Was not run in this profile: {', '.join(missing)}."] if missing else [])
