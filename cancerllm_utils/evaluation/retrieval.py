@@ -193,8 +193,8 @@ def worked_prompt(prompt: str, examples: list[tuple[str, str]], tokenizer, room:
 
 
 def conditions(retrievers: list[str], ks: list[int]) -> list[tuple[str, int]]:
-    """(retriever, k) of everything that is answered, ("none", 0) first."""
-    return [("none", 0), *((name, k) for name in retrievers for k in ks)]
+    """(retriever, k) of everything that is answered, no example first."""
+    return [(retrieval_index.NONE, 0), *((name, k) for name in retrievers for k in ks)]
 
 
 def asked_prompts(store: pd.DataFrame, questions: pd.DataFrame, ranked: dict[str, list], ks: list[int], tokenizer, room: int) -> tuple[list[dict], pd.DataFrame]:

@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import ndcg_score
 
 from cancerllm_utils.evaluation import groups, retrieval, score, stats
+from cancerllm_utils.evaluation.retrieval_index import NAMES, NONE, ORACLE, RANDOM
 from cancerllm_utils.results import SCORE_COLUMNS, signed, task_name
 from cancerllm_utils.tasks.task import read_jsonl, write_jsonl
 
@@ -19,9 +20,6 @@ TEST_COLUMNS = ["model", "stage", "task", "split", "family", "metric", "retrieve
 COPY_COLUMNS = ["model", "stage", "task", "split", "retriever", "k", "retrieved", "n", "patients", "right_without", "right_with", "difference", "low", "high", "p", "p_holm", "copied",
                 "agreed_without"]  # fmt: skip
 QUALITY_COLUMNS = ["model", "stage", "task", "split", "retriever", "metric", "value", "low", "high", "n", "patients"]
-ORACLE, NONE, RANDOM = "oracle", "none", "random"
-NAMES = {"bm25": "BM25", "tfidf": "TF-IDF", "dense": "sentence vectors", "hidden": "model's own states", "rrf": "rank fusion", "random": "random example", "none": "no example",
-         "oracle": "best of all, chosen afterwards"}
 AVERAGE = groups.ALL_METRICS.index(("paper", "average"))
 SUBGROUP = {"phenotype_extraction": "headline"}  # the questions asked are those of the headline
 

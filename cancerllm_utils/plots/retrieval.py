@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.evaluation.retrieval_results import NAMES, NONE, ORACLE, RANDOM
+from cancerllm_utils.evaluation.retrieval_index import NAMES, NONE, ORACLE, RANDOM
 from cancerllm_utils.plots import MARKERS, PALETTE, empty_figure, new_figure
 from cancerllm_utils.results import ring_name, task_name
 
