@@ -63,7 +63,7 @@ def test_paper_profile_holds_the_papers_values():
         ("shared: {sed: 1}", ["sed", "did you mean 'seed'"]),
         ("03_pretraining: {seed: 1}", ["no notebook '03_pretraining'"]),
         ("study: {stagse: [sft]}", ["stagse", "did you mean 'stages'"]),
-        ("study: {steps: [07_robustness]}", ["07_robustness"]),
+        ("study: {steps: [07_robust]}", ["07_robust"]),
         ("study: {stages: [cpt_sft]}", ["stages", "cpt-sft"]),
         ("study: {like: papr}", ["no profile 'papr'"]),
         ("study: {like: 3}", ["like must be text"]),

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from .. import paths
 from ..corpus import quality
@@ -49,15 +50,21 @@ def inventory(data_dir: str = "") -> dict[str, dict[str, list[str]]]:
 
 
 def public_list(path: Path) -> list[tuple[str, str]]:
-    """(short form, term) of the lines of the public list that a note could hold; [] where there is no such file."""
+    """(short form, term) of the lines of the public list that a note could hold; [] where there is no such file. A short form that is a word of English
+    ("no" for number) is left out: it would say something else."""
     if not path.is_file():
         return []
     pairs = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         short, _, term = (part.strip().lower() for part in line.partition(" = "))
-        if re.fullmatch(r"[a-z]{2,6}", short) and _TERM.fullmatch(term) and len(term) >= max(5, 2 * len(short)):
+        if re.fullmatch(r"[a-z]{2,6}", short) and not english(short) and _TERM.fullmatch(term) and len(term) >= max(5, 2 * len(short)):
             pairs.append((short, term))
     return pairs
+
+
+def english(word: str) -> bool:
+    """Whether a word in small letters is one of English."""
+    return word in quality.rules()["words"] or word in ENGLISH_STOP_WORDS
 
 
 def as_written(short: str, term: str) -> str:
@@ -100,7 +107,7 @@ def _terms(text: str, data_dir: str) -> list[dict]:
 
 
 def _shorts(text: str, data_dir: str) -> list[dict]:
-    lists, english = inventory(data_dir), quality.rules()["words"]
+    lists = inventory(data_dir)
     found = []
     for match in _WORD.finditer(text):
         short = match[0].lower()
@@ -108,6 +115,6 @@ def _shorts(text: str, data_dir: str) -> list[dict]:
         if not meanings or len(short) < 2:
             continue
         own, capitals = match[0] in lists["own"].get(short, ()), match[0].isupper()
-        if own and capitals if short in english else own or capitals:
+        if own and capitals if english(short) else own or capitals:
             found.append({"start": match.start(), "end": match.end(), "others": list(meanings), "ambiguous": short in lists["ambiguous"]})
     return found

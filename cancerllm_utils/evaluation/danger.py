@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from scipy import stats as scipy_stats
 
 from cancerllm_utils import paths
 from cancerllm_utils.evaluation import answers as answer_tables
 from cancerllm_utils.evaluation import score, stats
-from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED
+from cancerllm_utils.results import model_name, ring_name, task_name
+from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, read_jsonl
 
 FILE = paths.PARAMS / "shared" / "severities.yaml"
 CONDITIONS = ("swapped", "called", "steps", "ratio", "members", "groups", "invented")
@@ -124,9 +124,9 @@ def share_of(wrong: pd.Series, rows: pd.DataFrame, split: str, n_resamples: int,
     """{n, of, patients, share, low, high} of one kind in one test set, in %; rows: patient_id and institution of the questions."""
     clusters, method = score.ring_clusters(rows, split)
     low, high = stats.cluster_interval(100 * wrong.astype(float), clusters, method, n_resamples, seed)
-    if wrong.all() or not wrong.any():
-        exact = scipy_stats.binomtest(len(set(clusters)) if wrong.all() else 0, len(set(clusters))).proportion_ci(method="exact")
-        low, high = 100 * exact.low, 100 * exact.high
+    if wrong.all() or not wrong.any():  # the exact limits are (alpha / 2) ** (1 / n) from the other end
+        reach = 100 * 0.025 ** (1 / len(set(clusters)))
+        low, high = (reach, 100.0) if wrong.all() else (0.0, 100 - reach)
     return {"n": int(wrong.sum()), "of": len(wrong), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": max(low, 0.0), "high": min(high, 100.0)}
 
 
@@ -148,3 +148,48 @@ def run(run_dir: str | Path, answers: pd.DataFrame, n_resamples: int = 1000, see
     score.write_whole(results / "dangerous_items.parquet", lambda file: items.to_parquet(file, index=False))
     score.write_whole(results / "dangerous.csv", lambda file: counts.to_csv(file, index=False, float_format="%.6f"))
     return counts.reset_index(drop=True)
+
+
+# ---- for readers -----------------------------------------------------------------------------------------------------------------
+
+
+def overview(counts: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> pd.DataFrame:
+    """One row per task and kind, one column per system: "errors of questions: share (low to high)"; empty where the error was not possible."""
+    rows = answer_tables.of_systems(counts, systems, split)
+    texts = rows.assign(text=[f"{row.n} of {row.of}: {row.share:.1f} % ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()],
+                        system=[model_name(*pair) for pair in zip(rows["model"], rows["stage"])], task=rows["task"].map(task_name),
+                        error=rows["kind"].map(lambda kind: definitions()["kinds"][kind]["name"]))
+    order = list(dict.fromkeys(zip(texts["task"], texts["severity"], texts["error"])))
+    wide = texts.pivot(index=["task", "severity", "error"], columns="system", values="text").reindex(order) if len(texts) else pd.DataFrame()
+    return wide.reindex(columns=[model_name(*system) for system in systems if model_name(*system) in wide]).fillna("").rename_axis(columns=None)
+
+
+def sentences(counts: pd.DataFrame, system: tuple[str, str], split: str) -> list[str]:
+    """Per task of one system and test set: which errors happened, the worst first, and how rare those that did not happen may still be."""
+    found = []
+    rows = counts[(counts["split"] == split) & (counts["model"] == system[0]) & (counts["stage"] == system[1])]
+    for task, part in rows.groupby("task", sort=False):
+        names = part["kind"].map(lambda kind: definitions()["kinds"][kind]["name"])
+        seen = [f"{name} {row.n} of {row.of} ({row.share:.1f} %, {row.low:.1f} to {row.high:.1f}; severity {row.severity})" for name, row in zip(names, part.itertuples()) if row.n]
+        never = [f"{name} 0 of {row.of} (up to {row.high:.1f} % is possible)" for name, row in zip(names, part.itertuples()) if not row.n]
+        found.append(f"{model_name(*system)}, {task_name(task)}, {ring_name(split)}. " + (f"Happened: {'; '.join(seen)}. " if seen else "No dangerous error happened. ")
+                     + (f"Never seen: {'; '.join(never)}." if never else ""))
+    return found or ["No question in which a dangerous error was possible was answered."]
+
+
+def examples_table(run_dir: str | Path, answers: pd.DataFrame, system: tuple[str, str], split: str, n: int = 6, show_text: bool = False) -> pd.DataFrame:
+    """Up to `n` dangerous errors of one system, the worst first and of each kind the first by name: severity, error, what the model read, truth, answer.
+
+    answers: answers.read_answers. show_text False (a corpus of real reports): the text is left out, and so is an answer that could not be read.
+    """
+    rows = answers[(answers["model"] == system[0]) & (answers["stage"] == system[1]) & (answers["split"] == split)]
+    rows = answer_tables.counted(rows).sort_values("example_id").drop_duplicates("example_id")
+    found = classify(rows).merge(rows, on="example_id")
+    order = {kind: place for place, kind in enumerate(definitions()["kinds"])}
+    found = found.assign(turn=found.groupby("kind").cumcount(), place=found["kind"].map(order)).sort_values(["turn", "place"]).head(n).sort_values(["place", "turn"])
+    prompts = {row["example_id"]: answer_tables.shown_context(row["prompt"]) for task in dict.fromkeys(found["task"])
+               for row in read_jsonl(Path(run_dir) / "datasets" / task / f"{split.split('+')[0]}.jsonl")} if show_text else {}
+    return pd.DataFrame([{"severity": row.severity, "error": definitions()["kinds"][row.kind]["name"], "question": row.field,
+                          "what the model read": prompts.get(row.example_id, "(text of a real report: not shown)"), "truth": "; ".join(row.answers),
+                          "answer": row.parsed if row.parsed != UNPARSED or not show_text else row.prediction} for row in found.itertuples()],
+                        columns=["severity", "error", "question", "what the model read", "truth", "answer"])

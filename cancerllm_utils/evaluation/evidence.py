@@ -17,8 +17,9 @@ import pandas as pd
 
 from cancerllm_utils.evaluation import answers as answer_tables
 from cancerllm_utils.evaluation import score, stats
+from cancerllm_utils.results import model_name, ring_name, task_name
 from cancerllm_utils.tasks.context import split_units, terms
-from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jsonl, task_names
+from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jsonl
 
 # Of the answer's words against the field's: of 0, 0.5, 1, 2, 4 and 8 the best on training questions of the synthetic cohort, by little between 1 and 4.
 ANSWER_WEIGHT = 2.0
@@ -66,28 +67,35 @@ def locate(quote: str, text: str) -> tuple[int, int] | None:
 # ---- sentences -------------------------------------------------------------------------------------------------------------------
 
 
-def sentences(prompt: str, text: str) -> list[tuple[int, int]]:
+def units_in(prompt: str, text: str) -> list[tuple[int, int]]:
     """(start, end) in the note of every unit of its text (context.split_units) that the prompt carries whole."""
     return [(start, end) for start, end in split_units(text) if " ".join(text[start:end].split()) in prompt]
 
 
-def closest(units: list[str], answer: str, query: str) -> int | None:
-    """Number of the unit that shares most with an answer's words and a field's search words; None where it shares none. The first of equals."""
+def word_index(units: list[str]) -> bm25s.BM25 | None:
+    """BM25 index of the units' words; None where they hold none."""
     corpus = [terms(unit) for unit in units]
     if not any(corpus):
         return None
     index = bm25s.BM25()
     index.index(corpus, show_progress=False)
-    known = [[term for term in dict.fromkeys(terms(words)) if term in index.vocab_dict] for words in (answer, query)]
-    scores = sum((weight * index.get_scores(words) for weight, words in zip((ANSWER_WEIGHT, 1.0), known, strict=True) if words), np.zeros(len(units)))
+    return index
+
+
+def closest(index: bm25s.BM25 | None, answer: str, query: str) -> int | None:
+    """Number of the unit that shares most with an answer's words and a field's search words; None where it shares none. The first of equals."""
+    known = [[term for term in dict.fromkeys(terms(words)) if index is not None and term in index.vocab_dict] for words in (answer, query)]
+    if not any(known):
+        return None
+    scores = sum(weight * index.get_scores(words) for weight, words in zip((ANSWER_WEIGHT, 1.0), known, strict=True) if words)
     best = int(np.argmax(scores))
     return best if scores[best] > 0 else None
 
 
 @cache
-def extraction_tasks() -> list[str]:
-    """Tasks that ask what the text states."""
-    return [name for name in task_names() if load_task(name)["gold"] == "stated_value"]
+def is_extraction(task: str) -> bool:
+    """Whether a task asks what the text states."""
+    return load_task(task)["gold"] == "stated_value"
 
 
 def gives_value(parsed: str) -> bool:
@@ -97,21 +105,23 @@ def gives_value(parsed: str) -> bool:
 # ---- a run -----------------------------------------------------------------------------------------------------------------------
 
 
-def material(run_dir: Path, splits: list[str]) -> dict[str, dict]:
-    """Per extraction question of the test sets, by example_id: text (the note), units (spans in it), query, gold ((start, end) of the gold quote or None)."""
+def material(run_dir: Path, tasks: list[str], splits: list[str]) -> dict[str, dict]:
+    """Per question of the tasks and test sets, by example_id: text (the note), units (spans in it), index (of their words), query (the field's search
+    words), gold ((start, end) of the gold quote or None)."""
     notes = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "text"]).set_index("note_id")["text"]
     labels = pd.read_parquet(run_dir / "corpus" / "labels.parquet", columns=["note_id", "field", "quote_start", "quote_end"]).dropna()
     gold = {(row.note_id, row.field): (int(row.quote_start), int(row.quote_end)) for row in labels.itertuples()}
     found = {}
-    for task in extraction_tasks():
+    for task in tasks:
         fields = load_task(task)["fields"]
         for split in splits:
             path = run_dir / "datasets" / task / f"{split}.jsonl"
             for row in read_jsonl(path) if path.is_file() else []:
                 text = notes[row["note_id"]]
                 stated = row["answers"] != [NOT_STATED]
-                found[row["example_id"]] = {"text": text, "units": sentences(row["prompt"], text), "query": fields[row["field"]]["query"],
-                                            "gold": gold.get((row["note_id"], row["field"])) if stated else None}
+                units = units_in(row["prompt"], text)
+                found[row["example_id"]] = {"text": text, "units": units, "index": word_index([text[start:end] for start, end in units]),
+                                            "query": fields[row["field"]]["query"], "gold": gold.get((row["note_id"], row["field"])) if stated else None}
     return found
 
 
@@ -126,8 +136,7 @@ def evidence_of(prediction: str, parsed: str, source: dict) -> dict:
     if written:
         span, method, quote = locate(written, source["text"]), "written", written
     else:
-        texts = [" ".join(source["text"][start:end].split()) for start, end in source["units"]]
-        best = closest(texts, parsed, source["query"])
+        best = closest(source["index"], parsed, source["query"])
         span, method = (None if best is None else source["units"][best]), "words"
         quote = source["text"][span[0] : span[1]] if span else ""
     return {"method": method, "quote": quote, "quote_start": span[0] if span else None, "quote_end": span[1] if span else None,
@@ -140,8 +149,8 @@ def run(run_dir: str | Path, answers: pd.DataFrame, show_text: bool = False, n_r
     answers: answers.read_answers. show_text: keep the quotes' text, which is the note's; without it the places stand alone. Shares are in %.
     """
     run_dir = Path(run_dir)
-    asked = answers[answers["task"].isin(extraction_tasks())]
-    sources = material(run_dir, list(dict.fromkeys(asked["split"])))
+    asked = answers[answers["task"].map(is_extraction).astype(bool)]
+    sources = material(run_dir, list(dict.fromkeys(asked["task"])), list(dict.fromkeys(asked["split"])))
     given = asked[asked["parsed"].map(gives_value) & asked["example_id"].isin(sources)].reset_index(drop=True)
     known, found = {}, []
     for row in given.itertuples():
@@ -207,3 +216,40 @@ def left_out(run_dir: Path, answers: pd.DataFrame, sources: dict, n_resamples: i
                                 holds_gold=pd.array([holds(span if span[0] is not None else None, gold) for span, gold in zip(chosen, golds, strict=True)], dtype="boolean"))
             rows.append({"model": model, "stage": stage, "task": task, "split": "dev", "method": method, "answers": "sample", "agree": agree} | summary(table, "dev", n_resamples, seed))
     return rows
+
+
+# ---- for readers -----------------------------------------------------------------------------------------------------------------
+
+
+def sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> list[str]:
+    """What the evidence is worth, per system of one test set and for the sample that was measured sentence by sentence. table: evidence.csv."""
+    found = []
+    rows = table[(table["split"] == split) & (table["answers"] != "sample")].set_index(["model", "stage", "task", "method", "answers"])
+    for key in [key for system in systems for key in dict.fromkeys(index[:4] for index in rows.index) if key[:2] == system]:
+        all_, right = rows.loc[(*key, "all")], rows.loc[(*key, "right")] if (*key, "right") in rows.index else None
+        how = "quoted by the model" if key[3] == "written" else "found by its words"
+        text = f"{model_name(*key[:2])}, {task_name(key[2])}, {ring_name(split)}: of {all_['n']:.0f} answers that give a value {all_['quoted']:.1f} % name a sentence ({how}); "
+        text += f"{all_['verified']:.1f} % of these stand in the note. "
+        if right is not None and right["n_gold"]:
+            text += f"Of {right['n_gold']:.0f} right answers {right['holds_gold']:.1f} % ({right['low']:.1f} to {right['high']:.1f}) name the sentence that holds the value; one that does stood in the prompt in {right['reachable']:.1f} %."
+        found.append(text)
+    for (model, stage, task), part in table[table["answers"] == "sample"].groupby(["model", "stage", "task"], sort=False):
+        both = part.set_index("method")
+        text = f"{model_name(model, stage)}, {task_name(task)}, measured on {both['n'].iloc[0]:.0f} answers to development questions: the sentence without which the answer is least likely is the one found by its words in {both['agree'].iloc[0]:.1f} %. "
+        if both["n_gold"].iloc[0]:
+            text += "The gold quote stands in " + " and in ".join(f"{row.holds_gold:.1f} % ({row.low:.1f} to {row.high:.1f}) of the sentences {'that the answer rests on' if method == 'left out' else 'found by words'}" for method, row in zip(both.index, both.itertuples())) + f" (n = {both['n_gold'].iloc[0]:.0f})."
+        found.append(text)
+    return found or ["No extraction answer of this run gives a value."]
+
+
+def examples_table(run_dir: str | Path, answers: pd.DataFrame, system: tuple[str, str], split: str, n: int = 5, show_text: bool = False) -> pd.DataFrame:
+    """The first `n` extraction answers of one system by id, of each field one in turn: question, answer, right, the sentence it rests on, whether it holds the
+    gold quote. show_text False (a corpus of real reports): the places in the note instead of its words. Reads results/evidence.parquet."""
+    items = pd.read_parquet(Path(run_dir) / "results" / "evidence.parquet")
+    items = items.merge(answers[[*answer_tables.KEYS, "example_id", "field", "parsed", "right"]], on=[*answer_tables.KEYS, "example_id"])
+    items = items[(items["model"] == system[0]) & (items["stage"] == system[1]) & (items["split"] == split)].sort_values("example_id")
+    items = items.assign(turn=items.groupby("field").cumcount()).sort_values(["turn", "field"], kind="stable").head(n)
+    return pd.DataFrame([{"question": row.field, "answer": row.parsed, "right": row.right,
+                          "sentence": row.quote if show_text else "no sentence" if pd.isna(row.quote_start) else f"characters {row.quote_start} to {row.quote_end} of the note",
+                          "holds the gold quote": "" if pd.isna(row.holds_gold) else "yes" if row.holds_gold else "no"} for row in items.itertuples()],
+                        columns=["question", "answer", "right", "sentence", "holds the gold quote"])

@@ -29,6 +29,7 @@ from . import abbreviations
 
 KINDS = ("insertion", "deletion", "substitution", "transposition", "doubled", "ocr")
 WIDTHS = (45, 80)  # characters of a rewrapped line, drawn per note
+LOOKS_ALIKE = 0.6  # of the longer name's letters, after the same first one: a spelling of a drug's name, and no brand
 _TOKEN = re.compile(r"[^\W_]+")
 _GAP = re.compile(r"\s*$")
 
@@ -141,8 +142,8 @@ def ocr(text, rate, seed, note_id, data_dir=""):
 
 @cache
 def drug_spellings(data_dir: str = "") -> dict[str, list[str]]:
-    """generic -> other spellings of it, as people typed them into the drug tables of TCGA (names that only likeness maps to one drug, drugs.py); where
-    these tables are absent, the endings and spellings of drugs.yaml that look like the generic name."""
+    """generic -> other spellings that look like it, as people typed them into the drug tables of TCGA (names that only likeness maps to one drug, drugs.py;
+    misspelt brands are left out); where these tables are absent, the endings and spellings of drugs.yaml."""
     from .. import paths
     from ..corpus import tcga
 
@@ -154,11 +155,9 @@ def drug_spellings(data_dir: str = "") -> dict[str, list[str]]:
         read = drugs.normalise(name) if re.fullmatch(r"[a-z]{5,}", name) else []
         if len(read) == 1 and read[0]["how"] == "fuzzy":
             found.setdefault(read[0]["generic"], []).append(name)
-    for generic, spellings in () if found else drugs.words()["generics"].items():
-        alike = [name for name in spellings if name.isalpha() and name[0] == generic[0] and Levenshtein.normalized_similarity(name, generic) >= 0.6]
-        if alike:
-            found[generic] = alike
-    return found
+    found = found or {generic: [name for name in spellings if name.isalpha()] for generic, spellings in drugs.words()["generics"].items()}
+    found = {generic: [name for name in names if name[0] == generic[0] and Levenshtein.normalized_similarity(name, generic) >= LOOKS_ALIKE] for generic, names in found.items()}
+    return {generic: names for generic, names in found.items() if names}
 
 
 def drugnames(text, rate, seed, note_id, data_dir=""):

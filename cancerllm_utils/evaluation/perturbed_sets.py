@@ -30,7 +30,7 @@ def build_variants(run_dir, variants: list[str], tasks: list[str], splits: list[
     Items keep example_id, question and answers (`quote_seen` is emptied); at most `max_items` per task and split (0: all), drawn by hash, the same for
     every variant. The parquet files hold note_id and text, and `findings` (the masked text) where a task masks. Clean prompts are made again first: where
     one differs from the stored one a UserError says so, since then a difference of scores would not be the damage's. A variant of the same notes, items,
-    settings and code is kept as it is.
+    settings, word lists and code is kept as it is.
 
     Returns one row per variant (COLUMNS): notes, changed_notes, words (of the clean notes), eligible (places that rate 1 hits), hit, hit_share (of the
     eligible, 0-1), cer (Levenshtein distance per letter, over all notes), items, changed_items (whose prompt differs), and of a remedy damaged (words), restored, wrong
@@ -51,9 +51,10 @@ def build_variants(run_dir, variants: list[str], tasks: list[str], splits: list[
     clean = {("full", note): texts[note] for note in asked["full"]} | {("findings", note): ctx.findings_of(texts[note], masking) for note in asked["findings"]}
     check_prompts(items, clean, tokenizer, settings)
     known = spelling.vocabulary(notes.loc[notes["split"].eq("train"), "text"], data_dir) if remedies else {}
-    # seed, settings, items, notes and code: what a variant is made of
+    # what a variant is made of
     basis = checkpoints.identity({"seed": seed, "settings": settings, "items": {f"{t} {s}": [row["example_id"] for row in rows] for (t, s), rows in items.items()},
-                                  "texts": [[*key, text] for key, text in clean.items()], "code": [models.sha256(path) for path in _CODE]})
+                                  "texts": [[*key, text] for key, text in clean.items()], "code": [models.sha256(path) for path in _CODE],
+                                  "lists": [abbreviations.inventory(data_dir)["to_long"], perturb.drug_spellings(data_dir)]})
     rows, damaged, sides = [], {}, {}
     for one in made:
         record = run_dir / "corpus" / "perturbed" / f"{one['name']}.json"
@@ -217,12 +218,12 @@ def sentences(table: pd.DataFrame) -> list[str]:
     for row in table.itertuples():
         text = f"{row.variant}: {100 * row.cer:.1f} % of the letters differ from the clean notes, in {row.changed_notes} of {row.notes} notes"
         if pd.notna(row.hit_share):
-            text += f"; {row.hit} of {row.eligible} places that this testbed can change were hit ({100 * row.hit_share:.1f} %, in {row.words} words)"
+            text += f"; {row.hit:,.0f} of {row.eligible:,.0f} places that this testbed can change were hit ({100 * row.hit_share:.1f} %, in {row.words:,} words)"
         elif row.eligible == 0:
             text += "; these notes hold nothing that this testbed can change"
-        text += f"; {row.changed_items} of {row.items} questions read another text"
+        text += f"; {row.changed_items} of {row.items} questions have another prompt"
         if pd.notna(row.restored):
-            text += f"; of the {row.damaged:.0f} damaged words the remedy gave back {100 * row.restored:.1f} % and made another word of {100 * row.wrong:.1f} %"
+            text += f"; of the {row.damaged:,.0f} damaged words the remedy gave back {100 * row.restored:.1f} % and made another word of {100 * row.wrong:.1f} %"
         if pd.notna(row.intact_changed):
             text += f"; it changed {100 * row.intact_changed:.2f} % of the words without damage"
         out.append(text + ".")

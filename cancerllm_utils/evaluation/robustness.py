@@ -127,13 +127,13 @@ def answers(row: dict, run_dir: Path, known: dict) -> pd.DataFrame:
     return known[path]
 
 
-def curves(run_dir: str | Path) -> dict[tuple, dict]:
+def curves(run_dir: str | Path, known: dict | None = None) -> dict[tuple, dict]:
     """(task, split, testbed) -> what every system scored on the questions that all of them answered at every rate.
 
     items: frame (n) of example_id, patient_id, institution, field; left_out: questions that some file lacks; points: {(model, stage, remedy): {rate:
-    {seed: (n, len(METRICS) + 1) points, unparsed last}}}. Sets in which no question is shared by all are not there.
+    {seed: (n, len(METRICS) + 1) points, unparsed last}}}. Sets in which no question is shared by all are not there. known: files that were read before.
     """
-    run_dir, known, out = Path(run_dir), {}, {}
+    run_dir, known, out = Path(run_dir), {} if known is None else known, {}
     for key, members in points(files(run_dir)).items():
         tables = [answers(row, run_dir, known) for row in members]
         shared = sorted(set.intersection(*(set(table.index) for table in tables)))
@@ -214,13 +214,13 @@ def subgroup(task: str) -> str:
 # ---- damage that the notes came with ------------------------------------------------------------------------------------------------
 
 
-def natural(run_dir: str | Path, split: str, n_resamples: int = 1000, seed: int = 42) -> tuple[pd.DataFrame, pd.DataFrame]:
+def natural(run_dir: str | Path, split: str, n_resamples: int = 1000, seed: int = 42, known: dict | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores by the notes' own OCR noise (corpus/quality.py), and the change from clean to heavily damaged notes: rows of COLUMNS and of TEST_COLUMNS.
 
     Thirds are cut on the training patients' notes; subgroup is clean, some or heavy, rate the mean share of damaged words of its notes (%). Other
-    notes are other patients and other cancers, so the change (kind natural, jackknife over patients, Welch's t) is no effect of the scanner alone.
+    notes are other patients and other cancers, so the change (kind natural, jackknife over patients, Welch's t) is no effect of the scanner alone. known: files that were read before.
     """
-    run_dir, known = Path(run_dir), {}
+    run_dir, known = Path(run_dir), {} if known is None else known
     noise = pd.read_parquet(run_dir / "corpus" / "quality.parquet").set_index("note_id")["ocr_noise"]
     place = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "patient_id"]).merge(pd.read_parquet(run_dir / "corpus" / "splits.parquet"), on="patient_id")
     train = noise[noise.index.isin(place.loc[place["split"] == "train", "note_id"])]
@@ -279,7 +279,7 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
     and each field; a loss is negative; without a rate: area minus rate 0, the mean change over the rates. cpt: the change of cpt-sft minus that of sft, so above 0 where
     continued pre-training keeps more; task "all" holds every question of all tasks. remedy: with the remedy minus without it at the same rate; rate 0 is its price on clean text.
     p: permutation of patients, of the mean over seeds: of changes and remedies at each rate, all fields, and of cpt over the rates; p_holm within a kind,
-    testbed, test set and metric. Everything else has limits alone, and so have methods that read no text.
+    testbed, test set and metric. Everything else has limits alone, and so have methods that read no text where the text is damaged.
     """
     rows = []
     for (task, split, testbed), entry in found.items():
@@ -288,9 +288,10 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
         for (model, stage, remedy), by_rate in entry["points"].items():
             of = place | {"model": model, "stage": stage, "remedy": remedy}
             plain = entry["points"].get((model, stage, ""), {})
+            reads = model not in BLIND or testbed in words()["training"]
             if remedy:
                 for rate in sorted(set(by_rate) & set(plain)):
-                    rows += tested(of | {"kind": "remedy", "rate": rate}, difference(by_rate[rate], plain[rate]), clusters, method, n_resamples, seed, test=model not in BLIND)
+                    rows += tested(of | {"kind": "remedy", "rate": rate}, difference(by_rate[rate], plain[rate]), clusters, method, n_resamples, seed, test=reads)
             if 0.0 not in by_rate or len(by_rate) < 2:
                 continue
             area = over_all_rates(by_rate)
@@ -299,7 +300,7 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
             for rate in sorted(set(by_rate) - {0.0}):
                 change = difference(by_rate[rate], by_rate[0.0])
                 for field, mask in masks.items():
-                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, test=field == "all" and model not in BLIND)
+                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, test=reads and field == "all")
     rows += pretraining(found, n_resamples, seed)
     table = pd.DataFrame(rows, columns=TEST_COLUMNS)
     for _, places in table.groupby(["kind", "testbed", "split", "metric"], sort=False).groups.items():
@@ -349,8 +350,9 @@ def spared(own: dict, own_clean: dict, other: dict, other_clean: dict) -> np.nda
 def run(run_dir: str | Path, split: str = "test", n_resamples: int = 1000, seed: int = 42, why: str = "") -> dict[str, pd.DataFrame]:
     """All of it for a run: {"scores": COLUMNS, "tests": TEST_COLUMNS}; writes results/robustness.csv and robustness_tests.csv, and one line of the ledger
     for each ring whose damaged questions were scored. split: the test set whose own OCR noise is looked at. Both are empty without such predictions."""
-    found = curves(run_dir)
-    own, change = natural(run_dir, split, n_resamples, seed)
+    known = {}
+    found = curves(run_dir, known)
+    own, change = natural(run_dir, split, n_resamples, seed, known)
     both = {"scores": joined(COLUMNS, scores(found, n_resamples, seed), own), "tests": joined(TEST_COLUMNS, effects(found, n_resamples, seed), change)}
     both["tests"] = holm_natural(both["tests"])
     results = Path(run_dir) / "results"

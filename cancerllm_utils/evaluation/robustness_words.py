@@ -1,12 +1,19 @@
 """Robustness in tables for the eye and in sentences, every number from the tables of robustness.py and consistency.py."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from rapidfuzz import fuzz
 
-from cancerllm_utils.evaluation.robustness import NATURAL, words
+from cancerllm_utils.evaluation import comparisons
+from cancerllm_utils.evaluation.robustness import NATURAL, answers, files, words
+from cancerllm_utils.evaluation.score import read_rows
 from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+from cancerllm_utils.tasks.task import NOT_STATED, hash_order
 
 FEW = 20  # questions: a field with fewer is not shown
+SHIFT = 60  # characters by which damage may move a place of a note
 SURVIVES, LOST, OPEN = "survives", "is lost", "open"
 
 
@@ -56,7 +63,8 @@ def at_worst(tests: pd.DataFrame, kind: str = "change") -> pd.DataFrame:
 
 
 def curve_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", metric: str = "average") -> pd.DataFrame:
-    """Every curve in one row: damage, task, system, points at each rate, the change at the highest with its interval and p (Holm), the area under the curve, n."""
+    """Every curve in one row: damage, task, system, points at each rate, the change at the highest with its interval and p (Holm), what it keeps of its
+    clean score there, the area under the curve, n."""
     rows = scores[(scores["metric"] == metric) & (scores["field"] == "all") & (scores["testbed"] != NATURAL) & (scores["split"] == split) & (scores["remedy"] == "")]
     keys, order, out = ["testbed", "task", "model", "stage"], system_order(rows), []
     worst = at_worst(tests[(tests["metric"] == metric) & (tests["split"] == split) & (tests["remedy"] == "")]).set_index(keys)
@@ -67,13 +75,15 @@ def curve_table(scores: pd.DataFrame, tests: pd.DataFrame, split: str = "test", 
         if key in worst.index:
             row = worst.loc[key]
             line |= {"change at the highest": limits_text(row["value"], row["low"], row["high"]), "p (Holm)": round(row["p_holm"], 3)}
+            last, clean = part.loc[part["rate"].idxmax(), "f1"], part.loc[part["rate"].idxmin(), "f1"]
+            line["kept"] = f"{100 * last / clean:.0f} %" if clean > 0 else ""
         if key in areas.index:
             line["area"] = f"{areas.loc[key, 'value']:.1f} ({areas.loc[key, 'low']:.1f} to {areas.loc[key, 'high']:.1f})"
         out.append(line | {"n": int(part["n"].max()), "left out": int(part["left_out"].max()), "place": (testbed_place(key[0]), key[1], order.index(key[2:]))})
     if not out:
         return pd.DataFrame()
     table = pd.DataFrame(out)
-    tail = ["change at the highest", "p (Holm)", "area", "n", "left out"]
+    tail = ["change at the highest", "kept", "p (Holm)", "area", "n", "left out"]
     rates = sorted((column for column in table if column.endswith(" %")), key=lambda column: float(column[:-2]))
     table = table.sort_values("place", kind="stable", ignore_index=True)
     return table.reindex(columns=["damage", "task", "system", *rates, *tail]).fillna("")
@@ -87,11 +97,11 @@ def curve_sentences(tests: pd.DataFrame, systems: list[tuple[str, str]], split: 
         own = [row for row in part.to_dict("records") if (row["model"], row["stage"]) in systems]
         if not own:
             continue
-        of = changes[(changes["testbed"] == testbed) & (changes["task"] == task)]
+        of = changes[(changes["testbed"] == testbed) & (changes["task"] == task) & changes["p"].notna()]
         text = "; ".join(f"{system_name(row['model'], row['stage'])} {limits_text(row['value'], row['low'], row['high'])}" for row in own)
         lost = (of["p_holm"] <= alpha) & (of["value"] < 0)
         out.append(f"{testbed_name(testbed).capitalize()}, {task_name(task).lower()}: at {own[0]['rate']:g} % of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}, points of "
-                   f"{METRIC_NAMES[metric]} against the same questions undamaged: {text} (n = {own[0]['n']:,.0f}). Of {len(of)} changes of all systems and rates, {lost.sum()} are losses that can be told from chance (Holm).")
+                   f"{METRIC_NAMES[metric]} against the same questions undamaged: {text} (n = {own[0]['n']:,.0f}). Of {len(of)} changes of all systems and rates that were tested, {lost.sum()} are losses that can be told from chance (Holm).")
     return out or not_run("Damage by rate")
 
 
@@ -169,6 +179,47 @@ def natural_sentences(scores: pd.DataFrame, tests: pd.DataFrame, systems: list[t
             text += "; all notes are of one kind, so there is nothing to compare"
         out.append(text + ".")
     return out or ["No clean answers were scored: nothing can be said of the notes' own damage."]
+
+
+def examples(run_dir: str | Path, model: str, stage: str, split: str = "test", per_testbed: int = 2) -> pd.DataFrame:
+    """Questions that one system answered rightly and no longer does at the highest rate of a testbed: damage, field, the note says, damaged, answer before, after.
+
+    The first by hash of each testbed and task, so none is chosen for effect. the note says: the words that state the answer (of a diagnosis, its
+    histology), damaged: what became of them. Of the synthetic cohort alone, else no row.
+    """
+    run_dir, known, rows = Path(run_dir), {}, []
+    columns = ["damage", "field", "the note says", "damaged", "answer before", "after"]
+    if not comparisons.is_synthetic(run_dir):
+        return pd.DataFrame(columns=columns)
+    found = [row for row in files(run_dir) if (row["model"], row["path"].parent.name, row["split"], row["remedy"]) == (model, stage, split, "")]
+    notes = pd.read_parquet(run_dir / "corpus" / "notes.parquet", columns=["note_id", "text"]).set_index("note_id")["text"]
+    labels = pd.read_parquet(run_dir / "corpus" / "labels.parquet", columns=["note_id", "field", "quote_start", "quote_end"]).drop_duplicates(["note_id", "field"]).set_index(["note_id", "field"])
+    for testbed in words()["testbeds"]:
+        of_testbed = [row for row in found if row["testbed"] == testbed]
+        for row in [row for row in of_testbed if row["rate"] == max(other["rate"] for other in of_testbed)]:
+            clean = next((other for other in found if other["task"] == row["task"] and not other["testbed"]), None)
+            text = run_dir / "corpus" / "perturbed" / f"{row['path'].stem.partition('+')[2]}.parquet"
+            if clean is None or not text.is_file():
+                continue
+            both = answers(clean, run_dir, known).join(answers(row, run_dir, known)[["parsed", "value_accuracy"]], how="inner", rsuffix="_now")
+            lost = both[(both["value_accuracy"] == 100) & (both["value_accuracy_now"] == 0) & (both["gold"] != NOT_STATED)]
+            damaged = pd.read_parquet(text).set_index("note_id")["text"]
+            asked = {item["example_id"]: item["note_id"] for _, item in read_rows(run_dir / "datasets" / row["task"] / f"{split}.jsonl")}
+            for name in sorted(lost.index, key=lambda name: hash_order(0, name))[:per_testbed]:
+                quote, now = quoted(notes, damaged, labels, asked[name], lost.loc[name, "field"])
+                rows.append([f"{testbed_name(testbed)} {row['rate']:g} %", lost.loc[name, "field"], quote, now, lost.loc[name, "gold"], lost.loc[name, "parsed_now"]])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def quoted(notes: pd.Series, damaged: pd.Series, labels: pd.DataFrame, note: str, field: str) -> tuple[str, str]:
+    """The words of a note that state a field, and what the damage made of them; empty where no single place states it."""
+    if (note, field) not in labels.index or pd.isna(labels.loc[(note, field), "quote_start"]) or not isinstance(damaged.get(note), str):
+        return "", ""
+    start, end = (int(labels.loc[(note, field), name]) for name in ("quote_start", "quote_end"))
+    quote = notes[note][start:end]
+    around = damaged[note][max(0, start - SHIFT) : end + SHIFT]
+    near = fuzz.partial_ratio_alignment(quote, around)
+    return quote, around[near.dest_start : near.dest_end] if near else ""
 
 
 # ---- remedies and the paper ----------------------------------------------------------------------------------------------------------------
@@ -274,6 +325,11 @@ def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], s
             text += f"; most steady is {best['field']} ({best['flips']:.1f} %, n = {best['n']}), least {least['field']} ({least['flips']:.1f} %, n = {least['n']})"
         out.append(text + ".")
     return out or not_run("Changes that keep the meaning")
+
+
+def main_system(scores: pd.DataFrame) -> tuple[str, str]:
+    """The system whose fields are shown one by one: the first model's most complete stage; ("", "") where no model was scored."""
+    return next(iter(main_systems(scores)), ("", ""))
 
 
 def shown_systems(scores: pd.DataFrame) -> list[tuple[str, str]]:

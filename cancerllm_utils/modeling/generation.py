@@ -17,7 +17,7 @@ import torch
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation.answers import DEV_FOLDER
-from cancerllm_utils.evaluation.evidence import extraction_tasks, split_quote
+from cancerllm_utils.evaluation.evidence import is_extraction, split_quote
 from cancerllm_utils.modeling import checkpoints, constrained, left_out, models
 from cancerllm_utils.modeling.decoding import greedy_batch, rank_batch
 from cancerllm_utils.modeling.energy import measured_energy
@@ -288,7 +288,7 @@ def predict_stage(run_dir, model: str, stage: str, tasks: list[str], test_sets: 
         if answer_dev and stage != "base" and dev.is_file():
             predict_file(network, tokenizer, dev, apart / f"{task}.dev.jsonl", identity, values, decoding, max_new_tokens, batch_size, logging_seconds,
                          f"{entry['name']} {stage} {task}.dev", backend=backend, corrections=corrections if decoding == "constrained" else None)
-            if evidence_items and backend == "transformers" and task in extraction_tasks():
+            if evidence_items and backend == "transformers" and is_extraction(task):
                 left_out.measure(network, tokenizer, run_dir, task, apart, evidence_items, batch_size, seed)
     return pd.DataFrame(rows)
 

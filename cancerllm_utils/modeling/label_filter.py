@@ -97,7 +97,7 @@ def answer_losses(network, rows: list[dict], pad: int, batch_size: int = 16, aut
 
 
 def report(names: list[str], examples: dict[str, dict], dropped: set[str], corrupted: Collection[str], where: dict) -> pd.DataFrame:
-    """How well the filter found the corrupted ones among the examples `names`, per task and field and for all fields of a task (COLUMNS).
+    """How well the filter found the corrupted ones among the examples `names`: per task and field, for all fields of a task, and for all tasks (COLUMNS).
 
     where: the values of model, stage, label_filter, label_filter_share, counterfactual_rate, counterfactual_mode and seed. recall: share of the corrupted
     answers that were dropped; precision: share of the dropped ones that were corrupted; clean_dropped: share of the right answers that were lost; all in
@@ -107,8 +107,8 @@ def report(names: list[str], examples: dict[str, dict], dropped: set[str], corru
     table = pd.DataFrame({"task": [examples[name]["task"] for name in names], "field": [examples[name]["field"] for name in names],
                           "patient": [examples[name]["patient_id"] for name in names], "hit": [name in corrupted for name in names], "out": [name in dropped for name in names]})
     rows = []
-    for task, of_task in table.groupby("task", sort=False):
-        for field, part in [("all", of_task), *of_task.groupby("field", sort=False)]:
+    for task, of_task in [("all", table), *table.groupby("task", sort=False)]:
+        for field, part in [("all", of_task), *(of_task.groupby("field", sort=False) if task != "all" else ())]:
             row = where | {"task": task, "split": "train", "field": field, "n": len(part), "corrupted": part["hit"].sum(), "dropped": part["out"].sum()}
             clean = part[~part["hit"]]
             row["clean_dropped"] = 100 * clean["out"].mean() if len(clean) else None
@@ -121,10 +121,10 @@ def report(names: list[str], examples: dict[str, dict], dropped: set[str], corru
 
 
 def sentences(found: pd.DataFrame) -> list[str]:
-    """One sentence per task about a report: what was dropped, how much of it was corrupted, and what it cost."""
+    """One sentence about each report: what was dropped, how much of it was corrupted, and what it cost."""
     out = []
-    for row in found[found["field"].eq("all")].itertuples():
-        text = f"{row.task}: {row.label_filter} took out {row.dropped:,} of {row.n:,} training answers"
+    for row in found[found["task"].eq("all")].itertuples():
+        text = f"{row.label_filter} took out {row.dropped:,} of {row.n:,} training answers"
         if row.corrupted and row.dropped:
             text += (f". Of the {row.corrupted:,} corrupted ones it found {row.recall:.0f} % ({row.recall_low:.0f} to {row.recall_high:.0f}); of what it took out "
                      f"{row.precision:.0f} % ({row.precision_low:.0f} to {row.precision_high:.0f}) was corrupted, where taking out at random would give {100 * row.corrupted / row.n:.0f} %")

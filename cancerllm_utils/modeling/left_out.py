@@ -22,7 +22,7 @@ def measure(network, tokenizer, run_dir: str | Path, task: str, folder: Path, ma
     Writes `folder`/<task>.left_out.jsonl and returns its rows: example_id, units (the sentences' [start, end] in the note), drops (per sentence: nats
     by which the answer's log-probability falls without it). No text is written.
     """
-    sources = material(Path(run_dir), ["dev"])
+    sources = material(Path(run_dir), [task], ["dev"])
     prompts = {row["example_id"]: row["prompt"] for row in read_jsonl(Path(run_dir) / "datasets" / task / "dev.jsonl")}
     answers = [row for row in read_jsonl(folder / f"{task}.dev.jsonl") if gives_value(row["parsed"]) and len(sources[row["example_id"]]["units"]) > 1]
     answers = sorted(answers, key=lambda row: hash_order(seed, row["example_id"]))[:max_items]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, words
+from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, parse_stage, words
 from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_name, system_name, testbed_name, testbed_place
 from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
 from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, model_name, ring_name, system_order, task_name
@@ -20,9 +20,11 @@ MAX_DROP = 30  # points at which the colours of the heat map end
 def curves(scores: pd.DataFrame, metric: str = "average", split: str = "test") -> Figure:
     """Points against the share that was damaged, a row of panels per kind of damage and a column per task, with 95 % bands; no remedy.
 
-    Systems that read no text are left out: nothing can happen to them. The last row, where it is there, is the notes' own noise: other notes at each point.
+    Systems that read no text are left out: nothing can happen to them; so are stages with altered labels under damage. The last row, where it is
+    there, is the notes' own noise: other notes at each point.
     """
-    rows = scores[(scores["metric"] == metric) & (scores["split"] == split) & (scores["field"] == "all") & (scores["remedy"] == "") & ~scores["model"].isin(BLIND)]
+    rows = scores[(scores["metric"] == metric) & (scores["split"] == split) & (scores["field"] == "all") & (scores["remedy"] == "") & ~scores["model"].isin(BLIND)
+                  & ~scores["stage"].str.contains("-cf", regex=False)]
     rows = rows[(rows["testbed"] != NATURAL) | (rows.groupby(["testbed", "task"])["rate"].transform("nunique") > 1)]
     testbeds, tasks = in_order(rows["testbed"], testbed_place), in_order(rows["task"], list(TASKS).index)
     if not set(testbeds) - {NATURAL}:
@@ -121,7 +123,7 @@ def remedies(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
                 ax.errorbar(line["rate"].astype(float) + 0.5 * (i - (len(names) - 1) / 2), line["f1"].astype(float), yerr=reach, markersize=4.5, linewidth=1.4, elinewidth=0.8, capsize=2, label=remedy_name(name), **style[name])
             ax.set_title(f"{testbed_name(testbed)}, {system_name(model, stage)}\n{task_name(task)}, {n_text(of_task['n'])}" if len(of_task) else task_name(task), fontsize=8)
             ax.set_xlabel(f"% of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}", fontsize=8)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.06 * part["f1_high"].max())
         row_axes[0].set_ylabel(f"{METRIC_NAMES[metric]}, points", fontsize=8)
     fig.legend(*legend_handles(axes.ravel()), loc="outside right upper")
     return fig
@@ -157,7 +159,8 @@ def label_rings(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: st
 
 def consistency(table: pd.DataFrame, split: str = "test") -> Figure:
     """Share of answers that flip under each change that keeps the meaning, a panel per task: bars by what the flip did, with the 95 % interval of all flips."""
-    rows = table[(table["field"] == "all") & (table["split"] == split) & ~table["model"].isin(BLIND)]
+    plain = [parse_stage(stage)["stage"] == stage for stage in table["stage"]]  # without seeds, altered labels and remedies, which would be many bars
+    rows = table[(table["field"] == "all") & (table["split"] == split) & ~table["model"].isin(BLIND) & np.array(plain, dtype=bool)]
     changes = [name for name in words()["meaning_kept"] if name in set(rows["change"])]
     if not changes:
         return empty_figure("no change that keeps the meaning was tried")
@@ -190,4 +193,28 @@ def consistency(table: pd.DataFrame, split: str = "test") -> Figure:
     for c, change in enumerate(changes):
         axes[0, 0].text(0.01, c * step - 0.85, change_name(change), transform=axes[0, 0].get_yaxis_transform(), fontsize=8, fontweight="bold", va="center")
     axes[0, -1].legend(handles=[Patch(facecolor=colour, hatch=hatch, edgecolor="0.25", label=name) for (_, name, colour), hatch in zip(kinds, HATCHES)], loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def memorised(table: pd.DataFrame) -> Figure:
+    """What each stage says to training questions whose answers were altered: the false answer, the true one, another. table: label_noise.memorised.
+
+    The upper bar of a stage is what it was tuned on, the lower one what was altered too but never trained on; the line is the interval of the false answers.
+    """
+    rows = table[table["task"].eq("all")].sort_values(["model", "stage", "trained"], ascending=[True, True, False])
+    if rows.empty:
+        return empty_figure("no model with altered training answers was asked about them")
+    fig, axes = new_figure(1, 1, size=(8.4, 1.5 + 0.36 * len(rows)))
+    ax = axes[0, 0]
+    for at, row in enumerate(rows.itertuples()):
+        parts = [row.memorised, row.resisted, 100 - row.memorised - row.resisted]
+        for value, left, colour, hatch in zip(parts, np.cumsum([0, *parts]), (PALETTE[1], PALETTE[2], "0.85"), HATCHES):
+            ax.barh(at, value, left=left, height=0.75, color=colour, hatch=hatch, edgecolor="0.25", linewidth=0.4)
+        ax.plot([row.memorised_low, row.memorised_high], [at, at], "|-", color="black", linewidth=1, markersize=6)
+    names = [f"{system_name(row.model, row.stage)}, {'trained on' if row.trained else 'never trained on'} (n = {row.n:,})" for row in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="% of the training questions with an altered answer (line: 95 % interval of the false ones)")
+    ax.grid(axis="y", visible=False)
+    kinds = [("the false answer comes back", PALETTE[1]), ("the true one all the same", PALETTE[2]), ("another answer", "0.85")]
+    fig.legend(handles=[Patch(facecolor=colour, hatch=hatch, edgecolor="0.25", label=name) for (name, colour), hatch in zip(kinds, HATCHES)], loc="outside upper center", ncols=3)
     return fig

@@ -16,6 +16,7 @@ import jinja2
 import pandas as pd
 
 from cancerllm_utils.corpus.local.cancer_codes import CODES
+from cancerllm_utils.evaluation import danger
 from cancerllm_utils.evaluation.metrics import value_scores
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.report.run_facts import commits, read_cohort, read_records
@@ -70,8 +71,9 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
     """
     kept, left_out = predictions(run_dir)
     order = system_order(pd.DataFrame([key[:2] for key in kept], columns=["model", "stage"]))
-    danger = optional(run_dir / "results" / "dangerous_items.parquet", ["kind", "severity"])
+    dangers = optional(run_dir / "results" / "dangerous_items.parquet", ["kind", "severity"])
     evidence = optional(run_dir / "results" / "evidence.parquet", ["quote", "quote_start", "quote_end", "verified"])
+    kinds = danger.definitions()["kinds"]
     texts = dict(zip(notes["note_id"], notes["text"], strict=True)) if notes is not None and shown else {}
     lists = {name: {} for name in ("tasks", "fields", "rings", "cancers", "kinds", "strings", "contexts")}
 
@@ -87,11 +89,11 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
             for system, answers in answered.items():
                 if row := answers.get(example["example_id"]):
                     key = (*system, task, split, example["example_id"])
-                    kind, severity = danger.get(key, ("", 0))
+                    kind, severity = dangers.get(key, ("", 0))
                     answer = (row["prediction"] if shown else UNPARSED) if row["parsed"] == UNPARSED else row["parsed"]
                     sure = row.get("confidence")
                     rows.append([order.index(system), number("strings", answer), int(value_scores(example["answers"], row["parsed"])["value_accuracy"]),
-                                 None if sure is None else round(100 * sure), number("kinds", kind.replace("_", " ")) if kind else -1, int(severity),
+                                 None if sure is None else round(100 * sure), number("kinds", kinds.get(kind, {"name": kind})["name"]) if kind else -1, int(severity),
                                  place_of(evidence[key], context, texts.get(example["note_id"], ""), shown) if key in evidence else None])
             if rows:
                 items.append([number("tasks", task_name(task)), number("fields", example["field"].replace("_", " ")), number("rings", ring_name(split)),

@@ -5,6 +5,7 @@ What was not run is said to be missing; nothing is computed here that a notebook
 
 import base64
 import html
+import io
 import json
 import os
 import platform
@@ -14,16 +15,20 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+import yaml
+from PIL import Image
 
 from cancerllm_utils import paths
 from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.paths import FIGURES, PACKAGE
-from cancerllm_utils.report import model_card, results_files, results_json, summary, tripod
-from cancerllm_utils.report.run_facts import adapters, anchor, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
-from cancerllm_utils.results import load_paper_values, model_name
+from cancerllm_utils.report import browser, model_card, notebook_pages, results_files, results_json, summary, tripod, verdicts
+from cancerllm_utils.report.run_facts import adapters, cohort_sentences, commits, limit_sentences, read_cohort, read_flow, read_records, subject
+from cancerllm_utils.results import load_paper_values, main_split, model_name, ring_name
 
 ASSETS = PACKAGE / "assets" / "report"
+FIRST = ["first_right_answers", "first_unseen_places", "first_of_100_questions"]  # the figures of the first screen, drawn by notebook 00
+OTHER_PAGES = ("answers.html",)  # written by a module of its own, and linked to where it is there
 SHINGLE = 8  # words in a row shared with a note: by chance practically impossible, in a shown excerpt certain
 
 
@@ -45,33 +50,45 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
         "contains_text": report_text and not cohort["synthetic"],
     }
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
-    notebooks, written = read_notebooks(run_dir, records), {}
+    notebooks, written = notebook_pages.read_notebooks(run_dir, records), {}
     for notebook in notebooks:
-        written[notebook["page"]] = pages.get_template("notebook.html.j2").render(shared, title=notebook["title"], body=notebook["body"])
+        written[notebook["page"]] = pages.get_template("notebook.html.j2").render(shared, notebook=notebook)
     left_out = []
     if not cohort["synthetic"] and not report_text and cohort["notes"] is not None:
         for page in pages_with_note_text(written, cohort["notes"]["text"]):
             left_out.append(f"{page}: it shows a passage of a note. Set report_text: true to include it, and then do not share the report.")
             del written[page]
             next(notebook for notebook in notebooks if notebook["page"] == page)["page"] = ""
-    paper = load_paper_values()
+    paper, figures = load_paper_values(), read_figures(run_dir)
     asked = tripod.checklist(run_dir)
     tripod.write(run_dir, asked)
+    judged = verdicts.judge(results)
+    sections, not_run = read_sections(run_dir, figures, notebooks)
     written["index.html"] = pages.get_template("index.html.j2").render(
         shared,
         subject=subject(cohort),
+        short=verdicts.short_sentences(results, judged, cohort),
+        verdicts=_table(judged.drop(columns=["key", "word"]), "verdicts"),
+        words=judged["word"].tolist(),
+        ring=ring_name(main_split(scores)),
+        rules=verdicts.rule_sentences(),
+        first=[figure for name in FIRST for figure in figures if figure["name"] == name],
+        answers=(run_dir / "report" / "answers.html").is_file(),
         sentences=summary.sentences(scores, results["cpt"], results["comparisons"], results["silver"]),
         scored=not scores.empty,
+        release=summary.release_sentence(scores),
         paper=paper["sources"]["both"],
-        headlines=_table(summary.headline_table(scores, paper, cohort["synthetic"])),
+        headlines=_table(summary.headline_table(scores, paper, cohort["synthetic"]), "headlines"),
         cohort=cohort_sentences(cohort, paper["cohort"]),
-        flow=_table(read_flow(run_dir)),
-        phenotypes=_table(summary.phenotype_sources(paper)),
-        figures=read_figures(run_dir),
+        flow=_table(read_flow(run_dir), "flow"),
+        phenotypes=_table(summary.phenotype_sources(paper), "phenotypes"),
+        dangerous=_table(verdicts.dangerous_table(results), "dangerous", "dangerous.csv"),
+        figures=figures,
+        sections=sections,
+        not_run=not_run,
         limits=limit_sentences(scores, cohort, uncertain),
         notebooks=notebooks,
-        steps=_table(_steps(records)),
-        parameters=[{"name": record["step"], "params": record.get("params", {})} for record in records],
+        steps=_table(_steps(records), "steps"),
         versions=_versions(records),
         files=files_for_others(run_dir),
         notes=left_out,
@@ -81,7 +98,7 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.html"):
-        if old.name not in written:
+        if old.name not in written and old.name not in OTHER_PAGES:
             old.unlink()
     for name, page in written.items():
         (folder / f"{name}.tmp").write_text(page, encoding="utf-8")
@@ -89,25 +106,57 @@ def build_report(run_dir: str | Path, report_text: bool = False) -> Path:
     return folder / "index.html"
 
 
-def read_figures(run_dir: Path) -> list[dict]:
-    """Figures that plots.save wrote, as name, file, alt, caption, notebook, uri; by notebook, then in the order in which they were drawn.
+def read_sections(run_dir: Path, figures: list[dict], notebooks: list[dict]) -> tuple[list[dict], list[str]]:
+    """The first page's sections (sections.yaml) with what this run has of each: open and folded figures, pages of notebooks, files of results/; and what
+    was not part of the run, in words."""
+    written_by = {file: entry["by"] for file, entry in results_files.described()["files"].items() if (run_dir / "results" / file).is_file()}
+    sections, not_run = [], []
+    for section in yaml.safe_load((Path(__file__).parent / "sections.yaml").read_text(encoding="utf-8")):
+        def of(name, numbers=section["notebooks"]):
+            return name.partition("_")[0] in numbers
 
-    The notebook is the executed one whose code saves the figure, "" where there is none.
+        drawn = [figure for figure in figures if of(figure["notebook"]) and figure["name"] not in FIRST]
+        found = {
+            "open": sorted((figure for figure in drawn if figure["name"] in section["show"]), key=lambda figure: section["show"].index(figure["name"])),
+            "folded": [figure for figure in drawn if figure["name"] not in section["show"]],
+            "pages": [notebook for notebook in notebooks if of(notebook["name"]) and notebook["page"]],
+            "tables": [file for file, by in written_by.items() if of(by)],
+        }
+        if "missing" in section and not any(found.values()):
+            not_run.append(section["missing"])
+        else:
+            sections.append(section | found)
+    return sections, not_run
+
+
+def read_figures(run_dir: Path) -> list[dict]:
+    """Figures that plots.save wrote, as name, title, files, alt, caption, notebook, uri, width, height (pixels); by notebook, then in the order drawn.
+
+    The notebook is the executed one whose code saves the figure, "" where there is none. uri holds a picture of few colours for the screen; the
+    files themselves lie in figures/.
     """
     path = run_dir / "figures" / "captions.json"
     captions = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     code = {notebook.stem: notebook.read_text(encoding="utf-8") for notebook in sorted((run_dir / "notebooks").glob("*.ipynb"))}
     out = []
     for name, caption in captions.items():
-        path = next((p for ending in ["svg", "png"] if (p := run_dir / "figures" / f"{name}.{ending}").is_file()), None)
-        if path is None:
+        files = [f"{name}.{ending}" for ending in ("svg", "png") if (run_dir / "figures" / f"{name}.{ending}").is_file()]
+        if f"{name}.png" not in files:
             continue
-        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+        uri, width, height = small_picture(run_dir / "figures" / f"{name}.png")
         out.append({
-            "name": name, "file": path.name, "caption": caption, "notebook": next((stem for stem, text in code.items() if saves(stem, text, name)), ""),
-            "alt": f"Figure: {name.replace('_', ' ')}", "uri": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
+            "name": name, "title": name.replace("_", " "), "files": files, "caption": caption, "alt": f"Figure: {name.replace('_', ' ')}",
+            "notebook": next((stem for stem, text in code.items() if saves(stem, text, name)), ""), "uri": uri, "width": width, "height": height,
         })
     return sorted(out, key=lambda figure: figure["notebook"])
+
+
+def small_picture(path: Path) -> tuple[str, int, int]:
+    """A PNG as data URI with 128 colours, a third of its size, and its width and height at 100 dots per inch (saved at 150)."""
+    with Image.open(path) as picture:
+        few, size = io.BytesIO(), picture.size
+        picture.convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(few, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(few.getvalue()).decode()}", *(round(side / 1.5) for side in size)
 
 
 def saves(stem: str, notebook: str, figure: str) -> bool:
@@ -115,47 +164,6 @@ def saves(stem: str, notebook: str, figure: str) -> bool:
     part = stem.partition(".")[2].replace(".", "-")
     names = [figure] + ([figure.replace(part, "{part}"), figure.removesuffix(f"_{part}")] if part and figure.endswith(f"_{part}") else [])
     return any(re.search(rf"plots\.save\(.*\\\"{re.escape(name)}\\\"", notebook) for name in names)  # the file is JSON: quotes in code are escaped
-
-
-def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
-    """Executed notebooks as name, title, page, body (HTML without code), status. Success is what the record says, never the notebook."""
-    import nbformat
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-
-    # `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network.
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # the lines of a long step as one block
-    finished = {record["step"] for record in records if record.get("finished")}
-    out = []
-    for path in sorted((run_dir / "notebooks").glob("*.ipynb")):
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except Exception:  # a notebook cut off by a crash: nbformat raises several unrelated types
-            out.append({"name": path.stem, "title": path.stem, "page": f"{path.stem}.html", "status": "unreadable", "body": "<p>This notebook cannot be read.</p>"})
-            continue
-        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-        heading = re.search(r"^#\s+(.+?)\s*$", text, re.MULTILINE)
-        title = heading.group(1) if heading else path.stem
-        body, _ = exporter.from_notebook_node(notebook)
-        out.append({
-            "name": path.stem,
-            "title": title.replace("`", "").replace("*", ""),
-            "page": f"{path.stem}.html",
-            "status": "finished" if path.stem in finished else "no record of success",
-            "body": ("" if heading else f"<h1>{html.escape(title)}</h1>") + _accessible(body, title),
-        })
-    return out
-
-
-def _accessible(body: str, title: str) -> str:
-    """Alternative texts for a notebook's images, which nbconvert leaves without, ids of headings to link to, and header cells that say what they head."""
-    body = re.sub(r'<img(?![^>]*\balt="(?!No description))(?P<rest>[^>]*?)(?:\s*alt="[^"]*")?(?P<end>[^>]*)>',
-                  lambda m: f'<img alt="Figure in {html.escape(title)}; the text around it describes it"{m["rest"]}{m["end"]}>', body)
-    body = re.sub(r"(?s)<h([1-4])>(.*?)</h\1>", lambda m: f'<h{m[1]} id="{anchor(html.unescape(re.sub(r"<[^>]*>", "", m[2])))}">{m[2]}</h{m[1]}>', body)
-    header = r"<th(?![^>]*\bscope=)(?=[\s>])"
-    body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: re.sub(header, '<th scope="col"', m[0]), body)
-    return re.sub(header, '<th scope="row"', body)
 
 
 def pages_with_note_text(pages: dict[str, str], texts) -> list[str]:
@@ -195,14 +203,18 @@ def export_figures(run_dir: str | Path, target: Path = FIGURES) -> Path:
         for ending in [".svg", ".png"]:
             if (run_dir / "figures" / (figure["name"] + ending)).is_file():
                 shutil.copyfile(run_dir / "figures" / (figure["name"] + ending), target / (figure["name"] + ending))
-        lines += ["", f"## {figure['name']}", "", f"![{figure['alt']}]({figure['file']})", "", figure["caption"], "",
+        lines += ["", f"## {figure['name']}", "", f"![{figure['title']}]({figure['files'][0]})", "", figure["caption"], "",
                   f"Notebook: {'`' + figure['notebook'] + '`' if figure['notebook'] else 'not recorded'}"]
     (target / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return target / "README.md"
 
 
-def _table(frame: pd.DataFrame | None) -> dict | None:
-    return None if frame is None else {"columns": list(frame.columns), "rows": frame.astype(str).to_numpy().tolist()}
+def _table(frame: pd.DataFrame | None, name: str, file: str = "") -> dict | None:
+    """A table for the page, with a link that saves it as <name>.csv, or `file` of results/ where it stands there."""
+    if frame is None:
+        return None
+    columns, rows = list(frame.columns), frame.astype(str).to_numpy().tolist()
+    return {"columns": columns, "rows": rows, "file": file, "csv": notebook_pages.csv_link([columns, *rows], name, name)}
 
 
 def files_for_others(run_dir: Path) -> list[dict]:
@@ -264,7 +276,9 @@ def main(arguments: list[str]) -> Path:
     model_card.write_all(run_dir)
     results_json.write_all(run_dir)
     results_files.write(run_dir)  # so that the page can link to it
-    page = build_report(run_dir, any(record["params"].get("report_text") is True for record in summary_step))
+    report_text = any(record["params"].get("report_text") is True for record in summary_step)
+    browser.build_browser(run_dir, report_text)  # so that the page can link to it
+    page = build_report(run_dir, report_text)
     print(search_identifiers(run_dir))
     results_files.write(run_dir)  # again, with the tables that came since
     return page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cancerllm_utils.results import RINGS, headline, ring_name
+from cancerllm_utils.results import RINGS, headline, is_hybrid, ring_name
 
 
 def read_records(run_dir: Path) -> list[dict]:
@@ -100,7 +100,7 @@ def limit_sentences(scores: pd.DataFrame, cohort: dict, uncertain: pd.Series | N
         out.append(f"{uncertain.sum():,} of {len(uncertain):,} pairs of note and field could not be decided and are left out of the extraction scores.")
     if not scores.empty:
         rows = headline(scores)
-        answers = rows[rows["stage"] != "baseline"]
+        answers = rows[rows["stage"].ne("baseline") & ~rows["model"].map(is_hybrid).astype(bool)]
         out.append(f"{int(answers['unparsed'].sum()):,} of {int(answers['n'].sum()):,} answers of the language models could not be read; they count as wrong.")
     return out
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
+from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.results import (
     BASELINES,
     COMPARISON_COLUMNS,
@@ -27,21 +29,34 @@ from cancerllm_utils.results import (
 from cancerllm_utils.tasks.task import label_source, load_task, task_names
 
 NOT_RUN = "not run"
+# Tables that the report reads, with the columns that it needs of each; the last three are written by studies that a run may leave out.
+TABLES = {
+    "scores": ("scores.csv", SCORE_COLUMNS),
+    "cpt": ("cpt.csv", CPT_COLUMNS),
+    "paired": ("comparisons.csv", COMPARISON_COLUMNS),
+    "rings": ("ring_drop.csv", ["model", "stage", "task", "split", "metric", "difference", "low", "high", "p_holm"]),
+    "subgroups": ("subgroups.csv", ["model", "stage", "task", "metric", "dimension", "level", "n", "patients", "difference", "low", "high", "p_holm"]),
+    "dangerous": ("dangerous.csv", ["model", "stage", "task", "split", "kind", "severity", "n", "of", "share", "low", "high"]),
+}
+FEW_MODELS = 3  # fewer have no order worth a correlation
 ALPHA = 0.05  # as in comparisons.yaml
 SILVER = ("No patient of this corpus has a label: the models were tuned on what the reading rules find in the text, and every score below is agreement "
           "with those rules. It is not accuracy, and no system can be ranked by it.")
 
 
 def read_results(run_dir: str | Path) -> dict:
-    """A run's result tables as scores, cpt, comparisons (of average F1); synthetic: True only when every note comes from the generator; silver:
-    True when no patient of the corpus has a label, so that the gold of extraction is what the reading rules find.
+    """A run's result tables as scores, cpt, paired (comparisons.csv), comparisons (those of average F1), rings (ring_drop.csv), subgroups, dangerous,
+    asked (patient_id and split of whoever was asked about);
+    synthetic: True only when every note comes from the generator; silver: True when no patient of the corpus has a label, so that the gold of
+    extraction is what the reading rules find.
 
     A table whose step was not run is empty but has its columns.
     """
     folder, notes = Path(run_dir) / "results", Path(run_dir) / "corpus" / "notes.parquet"
-    files = {"scores": SCORE_COLUMNS, "cpt": CPT_COLUMNS, "comparisons": COMPARISON_COLUMNS}
-    results = {name: pd.read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else pd.DataFrame(columns=columns) for name, columns in files.items()}
-    results["comparisons"] = results["comparisons"].query("metric == 'average'")
+    results = {name: pd.read_csv(folder / file) if (folder / file).is_file() else pd.DataFrame(columns=columns) for name, (file, columns) in TABLES.items()}
+    results["comparisons"] = results["paired"].query("metric == 'average'")
+    examples = folder / "examples.parquet"
+    results["asked"] = pd.read_parquet(examples, columns=["patient_id", "split"]).drop_duplicates() if examples.is_file() else pd.DataFrame(columns=["patient_id", "split"])
     source = pd.read_parquet(notes, columns=["source"])["source"] if notes.is_file() else pd.Series(dtype=str)
     settings = Path(run_dir) / "datasets" / "settings.json"
     silver = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("silver", False)
@@ -266,6 +281,36 @@ def ring_sentences(scores: pd.DataFrame, system: tuple[str, str]) -> list[str]:
                  for row in outer]
         out.append(f"{task_name(task)}, from {ring_name('test')} to unseen places: {', '.join(moves)}.")
     return out
+
+
+def release_dates() -> dict[str, str]:
+    """Model -> the month in which its weights were released, "YYYY-MM", of the entries of models.yaml that have one."""
+    entries = yaml.safe_load((PACKAGE / "modeling" / "models.yaml").read_text(encoding="utf-8"))
+    return {name: entry["released"] for name, entry in entries.items() if "released" in entry}
+
+
+def release_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every language model with its release date and, on the main test set, the average F1 of each task, untuned and tuned; the oldest model first."""
+    dates, rows = release_dates(), headline(scores, splits=[main_split(scores)])
+    rows = rows[rows["stage"].ne("baseline") & ~rows["model"].map(is_hybrid).astype(bool)]
+    out = []
+    for model, stage in system_order(rows):
+        found = {task_name(task): one_row(rows, model=model, stage=stage, task=task) for task in dict.fromkeys(rows["task"])}
+        out.append({"released": dates.get(model, "no date"), "system": model_name(model, stage), **{task: "" if row is None else f"{points_text(row)}, n = {int(row['n']):,}" for task, row in found.items()}})
+    return pd.DataFrame(out).sort_values(["released", "system"]).reset_index(drop=True) if out else pd.DataFrame(columns=["released", "system"])
+
+
+def release_sentence(scores: pd.DataFrame) -> str:
+    """Whether newer models answer better: the rank correlation of release date and best score per task, or why it cannot be said."""
+    dates, rows = release_dates(), headline(scores, splits=[main_split(scores)])
+    best = rows[rows["model"].isin(list(dates)) & rows["stage"].ne("baseline")].groupby(["task", "model"], sort=False)["f1"].max().reset_index()
+    models = best["model"].nunique()
+    if models < FEW_MODELS:
+        return (f"Performance by release date: {'no model' if not models else 'one model' if models == 1 else f'{models} models'} with a known release date "
+                f"{'was' if models < 2 else 'were'} run, too few to say whether newer ones answer better.")
+    best["released"] = best["model"].map(dates).map(lambda month: pd.Period(month, "M").ordinal)
+    said = [f"{task_name(task).lower()} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
+    return f"Performance by release date, {models} models: rank correlation of date and score {', '.join(said)} (1: every newer model is better; 0: no relation)."
 
 
 def phenotype_sources(paper_values: dict | None = None) -> pd.DataFrame:

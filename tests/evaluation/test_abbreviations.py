@@ -15,7 +15,7 @@ def found(text, to_short, data_dir=NOWHERE):
 def public(tmp_path):
     """A data folder with an invented list in the public list's form."""
     (tmp_path / "vocabularies").mkdir()
-    (tmp_path / abbreviations.LIST).write_text("ln = lymph node \nln = lower nostril of whales \nbx = biopsy \nxq = invented marker \nall = quite another leukemia \nshort = tiny \n"
+    (tmp_path / abbreviations.LIST).write_text("ln = lymph node \nln = lower nostril of whales \nbx = biopsy \nxq = invented marker \nall = quite another leukemia \nshort = tiny \nno = number of nodes \n"
                                                "broken line\nqz = single \n9x = number \n")
     return str(tmp_path)
 
@@ -35,6 +35,7 @@ def test_short_forms_with_several_meanings_are_marked():
 
 
 def test_the_public_list_adds_terms_and_meanings_but_never_replaces_ours(public):
+    assert found("number of nodes", True, public) == [], "a short form that is a word would say something else"
     assert found("XQ, xq, ALL", False, public) == [("XQ", ["invented marker"], False)], "in capitals only, and no English word"
     assert found("LN", False, public) == [("LN", ["lymph node"], True)] and found("LN", False) == [("LN", ["lymph node"], False)]
     assert found("an Invented marker", True, public) == [("Invented marker", ["XQ"], False)] and found("an invented marker", True) == []

@@ -114,7 +114,7 @@ def test_drug_names_become_spellings_of_the_same_drug(tmp_path):
     assert set(found) <= {"carboplatin", "paclitaxel"} and found.get("carboplatin") == "carboplatinum"
     folder = tmp_path / "tcga" / "clinical"
     folder.mkdir(parents=True)
-    lines = ["bcr_patient_barcode\tpharmaceutical_therapy_drug_name"] * 3 + ["P1\tPaclitaxle", "P2\tpaclitaxel", "P3\tCarbplatin", "P4\t[Not Available]", "P5\tTaxol"]
+    lines = ["bcr_patient_barcode\tpharmaceutical_therapy_drug_name"] * 3 + ["P1\tPaclitaxle", "P2\tpaclitaxel", "P3\tCarbplatin", "P4\t[Not Available]", "P5\tTaxol", "P6\tParaplatine"]
     (folder / "nationwidechildrens.org_clinical_drug_ov.txt").write_text("\n".join(lines) + "\n")
     assert perturb.drug_spellings(str(tmp_path)) == {"paclitaxel": ["paclitaxle"], "carboplatin": ["carbplatin"]}, "only likeness makes a misspelling, no brand"
     assert perturb.text("CARBOPLATIN, then Paclitaxel", "drugnames", 1.0, 1, "n", str(tmp_path))[0] == "CARBPLATIN, then Paclitaxle"

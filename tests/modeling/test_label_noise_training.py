@@ -119,13 +119,14 @@ def test_the_report_counts_by_hand():
     examples = {f"e{n}": {"task": "t", "field": "ab"[n % 2], "patient_id": f"p{n}"} for n in range(10)}
     where = {"model": "m", "stage": "sft", "label_filter": "agreement", "label_filter_share": 0.3, "counterfactual_rate": 0.4, "counterfactual_mode": "random", "seed": 1}
     table = label_filter.report(list(examples), examples, {"e0", "e1", "e2", "e9"}, {"e0", "e1", "e3", "e4"}, where).set_index("field")
-    row = table.loc["all"]  # found e0 and e1 of four; e2 and e9 are two of six right ones
-    assert list(table.reset_index().columns) != [] and (row["n"], row["corrupted"], row["dropped"]) == (10, 4, 4)
+    assert table.loc["all", "task"].tolist() == ["all", "t"]
+    row, table = table[table["task"].eq("all")].loc["all"], table[table["task"].eq("t")]  # found e0 and e1 of four; e2 and e9 are two of six right ones
+    assert (row["n"], row["corrupted"], row["dropped"]) == (10, 4, 4)
     assert (row["recall"], row["precision"], row["clean_dropped"]) == (50.0, 50.0, pytest.approx(100 / 3))
     assert 0 <= row["recall_low"] <= 50 <= row["recall_high"] <= 100 and table.loc["a", "recall"] == 50.0 and table.loc["b", "precision"] == 50.0
-    clean = label_filter.report(list(examples), examples, {"e0"}, set(), where | {"counterfactual_rate": 0.0}).set_index("field")
+    clean = label_filter.report(list(examples), examples, {"e0"}, set(), where | {"counterfactual_rate": 0.0}).set_index("field")[lambda table: table["task"].eq("all")]
     assert clean.loc["all", "clean_dropped"] == 10.0 and clean[["recall", "precision"]].isna().all(axis=None)
-    assert "Of the right answers 10 % were lost" in label_filter.sentences(clean.reset_index())[0] and "found 50 %" in label_filter.sentences(table.reset_index())[0]
+    assert "Of the right answers 10 % were lost" in label_filter.sentences(clean.reset_index())[0] and "found 50 %" in label_filter.sentences(pd.DataFrame([row]).assign(field="all"))[0]
 
 
 # Whole stages
@@ -149,7 +150,7 @@ def test_a_filtered_stage_trains_without_what_was_found(tiny_model_dir, run, mon
     monkeypatch.setattr(training, "make_trainer", lambda network, tokenizer, rows, *rest: trained.append(rows) or real(network, tokenizer, rows, *rest))
     done = training.instruction_tune(run, tiny_model_dir, counterfactual_rate=0.3, label_filter=method, label_filter_share=0.25, **HOW)
     row, table = done["data"].iloc[0], pd.read_csv(run / "results" / "label_filter.csv")
-    assert row["filtered out"] == 40 - len(trained[-1]) == table.loc[table["field"].eq("all"), "dropped"].sum() and row["used"] == len(trained[-1])
+    assert row["filtered out"] == 40 - len(trained[-1]) == table.loc[table["task"].eq("all"), "dropped"].sum() and row["used"] == len(trained[-1])
     assert set(table["stage"]) == {"sft"} and set(table["label_filter"]) == {method} and table["corrupted"].max() > 0
     if method == "small_loss":
         assert row["filtered out"] == 10 and len(trained) == 2 and len(trained[0]) == round(label_filter.WARM_UP * 40)

@@ -122,7 +122,8 @@ def test_fairness_is_reported_where_subgroups_were_scored(whole, run):
 
 def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
     template = (pages.ASSETS / "index.html.j2").read_text()
-    parts = set(re.findall(r'<h2 id="([a-z]+)"', template)) | {"content"}
+    sections = re.findall(r"(?m)^- id: ([a-z]+)", (pages.PACKAGE / "report" / "sections.yaml").read_text())
+    parts = {*re.findall(r'<h2 id="([a-z]+)"', template), *sections, "content"}
     notebooks = {path.stem: path.read_text() for path in paths.NOTEBOOKS.glob("*.ipynb")}
     for item in tripod.described()["items"]:
         for place in item.get("where", []):

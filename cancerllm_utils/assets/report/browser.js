@@ -173,7 +173,8 @@ function compared(gold, answer, right) {
 // ---- evidence ----
 
 function evidence(item, found) {
-  const state = make("div", { className: found.v ? "quiet" : "wrong" }, found.v ? "found in the note" : "not found in the note");
+  const words = found.v ? "found in the note" : found.q ? "not found in the note" : "no quote found in the note";
+  const state = make("div", { className: found.v ? "quiet" : "wrong" }, words);
   if (!found.q) return [state];
   if (!found.c && !found.n) return [make("div", {}, `“${found.q}”`), state];
   const button = make("button", { type: "button", className: "quote" }, `“${found.q}”`);
