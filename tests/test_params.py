@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from cancerllm_utils import params, paths, record
+from cancerllm_utils import params, paths, plan, record
 from cancerllm_utils.errors import UserError
 
 
@@ -253,6 +253,8 @@ def test_perturbed_notes_are_asked_about_where_it_is_named_and_of_the_stages_tha
     jobs = made(tmp_path, f"study: {{{steps}, stages: [sft]}}\n")
     assert jobs["05c_perturbed_prediction"]["stages"] == jobs["05_prediction"]["stages"] == ["base", "sft"]
     assert params.needs("05c_perturbed_prediction", jobs) == ["02_dataset_preparation", "05_prediction"]
+    planned = jobs | {"05c_perturbed_prediction": jobs["05c_perturbed_prediction"] | {"variants": ["misspell:10", "upper"], "remedies": ["respelled"], "max_items": 60}}
+    assert plan.amount("05c_perturbed_prediction", planned)["answers"] == 60 * 2 * 4 * 2, "items of 2 tasks; misspell10, upper, misspell10+respelled, respelled; 2 stages"
     jobs = made(tmp_path, f"study: {{{steps}, models: {{tiny_base: [sft, cpt-sft], tiny_llama: [sft]}}}}\n05_prediction: {{stages: [sft]}}\n")
     assert jobs["05c_perturbed_prediction.tiny_base"]["stages"] == ["sft"] and params.needs("05c_perturbed_prediction.tiny_llama", jobs) == ["02_dataset_preparation", "05_prediction.tiny_llama"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import answers as answer_tables
-from cancerllm_utils.evaluation import comparisons, danger, rating, score, stats
+from cancerllm_utils.evaluation import comparisons, rating, score, stats
 from cancerllm_utils.evaluation.metrics import clinical_words, score_pairs, value_scores
 from cancerllm_utils.results import METRIC_NAMES, SCORE_COLUMNS, main_split, main_systems, model_name, points_text, signed, system_order, task_name
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, hash_order, read_jsonl
@@ -164,11 +164,20 @@ def agreement(table: pd.DataFrame, raters: str, n_resamples: int = 1000, seed: i
         add("kappa_answer", answer["n"], answer["kappa"], answer["low"], answer["high"])
         add("kappa_gold", stands["n"], stands["kappa"], stands["low"], stands["high"])
         judged = part[part["verdict"] != ""]
-        for metric, rows_of, wrong in (("overturned", judged, judged["verdict"] != "confirmed"), ("open", part, part["verdict"] == "")):
+        for metric, rows_of, flags in (("overturned", judged, judged["verdict"] != "confirmed"), ("open", part, part["verdict"] == "")):
             if len(rows_of):
-                share = danger.share_of(wrong, rows_of, "test", n_resamples, seed)
-                add(metric, share["of"], share["share"], share["low"], share["high"])
+                add(metric, len(rows_of), *share(flags.to_numpy(), rows_of["patient_id"], n_resamples, seed))
     return pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
+
+
+def share(flags: np.ndarray, patients, n_resamples: int, seed: int) -> tuple[float, float, float]:
+    """Share of the flags that are set, in %, with its 95 % limits, patients resampled; where none or all are set, which leaves a bootstrap without any
+    width, the exact limits for as many patients (Clopper and Pearson 1934)."""
+    low, high = stats.cluster_bootstrap(100.0 * flags, patients, n_resamples, seed)
+    if flags.all() or not flags.any():
+        reach = 100 * 0.025 ** (1 / patients.nunique())
+        low, high = (reach, 100.0) if flags.all() else (0.0, 100 - reach)
+    return float(100 * flags.mean()), low, high
 
 
 # ---- headlines again ---------------------------------------------------------------------------------------------------------------
@@ -270,13 +279,14 @@ def agreement_table(agreed: pd.DataFrame | None) -> pd.DataFrame:
                          "measure": agreed["metric"].map(METRIC_WORDS), "value (95 %)": cells, "items": agreed["n"]})  # fmt: skip
 
 
-def disagreement_table(table: pd.DataFrame | None) -> pd.DataFrame:
-    """Where two raters differ, counted: task, field, what each said of the gold, items. No text and no answer; empty without ratings."""
+def disagreement_table(table: pd.DataFrame | None, raters: str) -> pd.DataFrame:
+    """Where two raters differ, counted: raters, task, field, what each said of the gold, items. No text and no answer; empty without ratings."""
     if table is None:
         return pd.DataFrame()
     differ = table[(table["first"] != table["second"]) & (table["first"] != "") & (table["second"] != "")]
     rows = differ.groupby(["task", "field", "first_verdict", "second_verdict"]).size().rename("items").reset_index()
     rows = rows.assign(task=rows["task"].map(task_name), field=rows["field"].str.replace("_", " "))
+    rows.insert(0, "raters", raters)
     return rows.rename(columns={"first_verdict": "first rater", "second_verdict": "second rater"}).sort_values("items", ascending=False, ignore_index=True, kind="stable")
 
 
@@ -295,11 +305,11 @@ def headline_table(scores: pd.DataFrame | None, metric: str = "average") -> pd.D
     return pd.DataFrame(rows)
 
 
-def form_sentence(run_dir: str | Path, drawn: dict) -> str:
+def form_sentence(drawn: dict) -> str:
     """Where the form lies, or why there is none."""
     if not drawn["form"]:
         return "This run scored no answer to a question of these tasks, so there is nothing to judge: name tasks that notebook 05 answered."
-    return f"Form {drawn['form']}: {len(drawn['items'])} items in {Path(run_dir) / 'adjudication' / 'form.html'}"
+    return f"Form {drawn['form']}: {len(drawn['items'])} items, in adjudication/form.html of the run's folder."
 
 
 def sentences(judged: dict, raters: str) -> list[str]:

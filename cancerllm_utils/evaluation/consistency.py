@@ -32,7 +32,8 @@ def flips(clean: pd.DataFrame, changed: pd.DataFrame) -> pd.DataFrame:
 def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
     """Flips of every system, task and field under each change that keeps the meaning, and under any of them: COLUMNS, shares of the questions in %.
 
-    low, high: 95 % limits of `flips`, patients resampled (institutions outside). change `any`: at least one of the changes flips the answer; its three
+    low, high: 95 % limits of `flips`, patients resampled (institutions outside); where no answer or every one flips, the exact binomial limit of as many
+    patients, since resampling would promise certainty. change `any`: at least one of the changes flips the answer; its three
     kinds stay empty, since one question may flip in several ways. Writes results/consistency.csv; empty where no such question was asked.
     """
     run_dir, known, rows = Path(run_dir), {}, []
@@ -54,6 +55,8 @@ def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 42) -> pd.Data
             clusters, method = score.ring_clusters(items, key[3])
             for field, mask in robustness.field_masks(items).items():
                 low, high = stats.cluster_interval(100 * table["flip"][mask].to_numpy(dtype=float), clusters[mask], method, n_resamples, seed)
+                share, reach = table["flip"][mask].mean(), 100 * (1 - 0.025 ** (1 / items["patient_id"][mask].nunique()))
+                low, high = (0, reach) if share == 0 else (100 - reach, 100) if share == 1 else (low, high)
                 rows.append(dict(zip(["model", "stage", "task", "split"], key)) | {
                     "field": field, "change": change, "n": int(mask.sum()), "patients": items["patient_id"][mask].nunique(), "low": max(low, 0), "high": min(high, 100),
                     "flips": 100 * table["flip"][mask].mean(), **{kind: 100 * table[kind][mask].mean() for kind in KINDS if kind in table}})  # fmt: skip

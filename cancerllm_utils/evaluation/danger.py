@@ -19,7 +19,7 @@ from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, read_jsonl
 
 FILE = paths.PARAMS / "shared" / "severities.yaml"
 CONDITIONS = ("swapped", "called", "steps", "ratio", "members", "groups", "invented")
-COLUMNS = [*answer_tables.KEYS, "kind", "severity", "n", "of", "patients", "share", "low", "high"]
+COLUMNS = [*answer_tables.KEYS, "kind", "severity", "n", "of", "given", "patients", "share", "low", "high"]
 ITEM_COLUMNS = ["example_id", *answer_tables.KEYS, "kind", "severity"]
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(mm)?")
 
@@ -121,13 +121,14 @@ def classify(examples: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_of(wrong: pd.Series, rows: pd.DataFrame, split: str, n_resamples: int, seed: int) -> dict:
-    """{n, of, patients, share, low, high} of one kind in one test set, in %; rows: patient_id and institution of the questions."""
+    """{n, of, given, patients, share, low, high} of one kind in one test set, share and limits in %; rows: patient_id, institution and parsed of the questions."""
     clusters, method = score.ring_clusters(rows, split)
     low, high = stats.cluster_interval(100 * wrong.astype(float), clusters, method, n_resamples, seed)
     if wrong.all() or not wrong.any():  # the exact limits are (alpha / 2) ** (1 / n) from the other end
         reach = 100 * 0.025 ** (1 / len(set(clusters)))
         low, high = (reach, 100.0) if wrong.all() else (0.0, 100 - reach)
-    return {"n": int(wrong.sum()), "of": len(wrong), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": max(low, 0.0), "high": min(high, 100.0)}
+    given = ~rows["parsed"].isin(["", NOT_STATED, UNPARSED]) | wrong
+    return {"n": int(wrong.sum()), "of": len(wrong), "given": int(given.sum()), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": max(low, 0.0), "high": min(high, 100.0)}
 
 
 def run(run_dir: str | Path, answers: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -137,7 +138,7 @@ def run(run_dir: str | Path, answers: pd.DataFrame, n_resamples: int = 1000, see
     """
     answers = answer_tables.counted(answers).reset_index(drop=True)
     table = judged(answers)
-    table = table.join(answers[[*answer_tables.KEYS, "patient_id", "institution"]], on="row")
+    table = table.join(answers[[*answer_tables.KEYS, "patient_id", "institution", "parsed"]], on="row")
     rows = [dict(zip(answer_tables.KEYS, key[:4])) | {"kind": key[4], "severity": group["severity"].iloc[0]} | share_of(group["wrong"].astype(bool), group, key[3], n_resamples, seed)
             for key, group in table.groupby([*answer_tables.KEYS, "kind"], sort=False)]  # fmt: skip
     order = {kind: place for place, kind in enumerate(definitions()["kinds"])}
@@ -171,7 +172,7 @@ def sentences(counts: pd.DataFrame, system: tuple[str, str], split: str) -> list
     for task, part in rows.groupby("task", sort=False):
         names = part["kind"].map(lambda kind: definitions()["kinds"][kind]["name"])
         seen = [f"{name} {row.n} of {row.of} ({row.share:.1f} %, {row.low:.1f} to {row.high:.1f}; severity {row.severity})" for name, row in zip(names, part.itertuples()) if row.n]
-        never = [f"{name} 0 of {row.of} (up to {row.high:.1f} % is possible)" for name, row in zip(names, part.itertuples()) if not row.n]
+        never = [f"{name} 0 of {row.of} ({row.given} got a value; up to {row.high:.1f} % is possible)" for name, row in zip(names, part.itertuples()) if not row.n]
         found.append(f"{model_name(*system)}, {task_name(task)}, {ring_name(split)}. " + (f"Happened: {'; '.join(seen)}. " if seen else "No dangerous error happened. ")
                      + (f"Never seen: {'; '.join(never)}." if never else ""))
     return found or ["No question in which a dangerous error was possible was answered."]

@@ -131,7 +131,7 @@ def curves(run_dir: str | Path, known: dict | None = None) -> dict[tuple, dict]:
     """(task, split, testbed) -> what every system scored on the questions that all of them answered at every rate.
 
     items: frame (n) of example_id, patient_id, institution, field; left_out: questions that some file lacks; points: {(model, stage, remedy): {rate:
-    {seed: (n, len(METRICS) + 1) points, unparsed last}}}. Sets in which no question is shared by all are not there. known: files that were read before.
+    {seed: (n, len(METRICS) + 1) points, unparsed last}}}, of the seeds that a curve has at every rate, where there are any. Sets in which no question is shared by all are not there. known: files that were read before.
     """
     run_dir, known, out = Path(run_dir), {} if known is None else known, {}
     for key, members in points(files(run_dir)).items():
@@ -143,6 +143,10 @@ def curves(run_dir: str | Path, known: dict | None = None) -> dict[tuple, dict]:
         for row, table in zip(members, tables):
             by_rate = entry["points"].setdefault((row["model"], row["stage"], row["remedy"]), {})
             by_rate.setdefault(row["rate"], {})[row["seed"]] = table.loc[shared, [*METRICS, "unparsed"]].to_numpy(dtype=float)
+        for curve, by_rate in entry["points"].items():
+            everywhere = set.intersection(*(set(seeds) for seeds in by_rate.values()))  # else a point would differ by its trainings too
+            if everywhere:
+                entry["points"][curve] = {rate: {seed: seeds[seed] for seed in seeds if seed in everywhere} for rate, seeds in by_rate.items()}
         out[key] = entry
     testbeds, tasks, rings_in_order = ([*known, *sorted({key[i] for key in out} - set(known))] for i, known in ((2, words()["testbeds"]), (0, TASKS), (1, RINGS)))
     return dict(sorted(out.items(), key=lambda pair: (rings_in_order.index(pair[0][1]), testbeds.index(pair[0][2]), tasks.index(pair[0][0]))))

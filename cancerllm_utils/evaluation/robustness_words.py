@@ -155,7 +155,7 @@ def field_sentences(changes: pd.DataFrame, system: str, margin: float = 5.0) -> 
             named = [f"{row.field} {limits_text(row.value, row.low, row.high)}, n = {row.n:,.0f}" for row in part[part["verdict"] == verdict].sort_values("value").itertuples()]
             parts += [f"{reads}: {'; '.join(named)}"] if named else []
         out.append(f"{system}, {testbed_name(testbed)} at {part['rate'].iloc[0]:g} %, {task_name(task).lower()}. {'. '.join(text[0].upper() + text[1:] for text in parts)}.")
-    return out or not_run("Damage by rate, field by field,")
+    return out or [f"No field under damage has {FEW} questions that all systems answered, so no field is shown by itself."]
 
 
 # ---- the notes' own noise ----------------------------------------------------------------------------------------------------------------
@@ -315,6 +315,9 @@ def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], s
         worst = single.loc[single["flips"].idxmax()]
         text = (f"{task_name(task)}, {system_name(model, stage)}: {change_name(worst['change'])} does most, {worst['flips']:.1f} % of the answers flip ({worst['low']:.1f} to {worst['high']:.1f}, "
                 f"n = {worst['n']:,}), {worst['right_to_wrong']:.1f} % from right to wrong and {worst['wrong_to_right']:.1f} % from wrong to right")
+        if worst["flips"] == 0:
+            out.append(f"{task_name(task)}, {system_name(model, stage)}: no answer flips under any of the changes ({worst['low']:.1f} to {worst['high']:.1f} %, n = {worst['n']:,}).")
+            continue
         together = whole[whole["change"] == "any"]
         if len(together):
             row = together.iloc[0]
@@ -342,9 +345,11 @@ def coverage_sentences(scores: pd.DataFrame, consistency: pd.DataFrame) -> list[
     """Which damage was scored, at which rates, on which questions, and what was not run."""
     out, rows = [], scores[(scores["metric"] == "average") & (scores["field"] == "all") & (scores["testbed"] != NATURAL)]
     for (testbed, split), part in rows.groupby(["testbed", "split"], sort=False):
+        luck = f", between which a point varies by {part['seed_sd'].median():.1f} points (median standard deviation)" if part["seed_sd"].notna().any() else ""
+        first = part.drop_duplicates("task")
         out.append(f"{testbed_name(testbed).capitalize()}, {ring_name(split)}: {', '.join(f'{rate:g}' for rate in sorted(set(part['rate'])))} % of the "
-                   f"{words()['testbeds'].get(testbed, {}).get('of', 'words')}; {len(set(zip(part['model'], part['stage'])))} systems, {part.drop_duplicates('task')['n'].sum():,.0f} questions of "
-                   f"{part['task'].nunique()} tasks that all of them answered, {part.drop_duplicates('task')['left_out'].sum():,.0f} left out; {int(part['seeds'].max())} training {'seeds' if part['seeds'].max() > 1 else 'seed'}.")
+                   f"{words()['testbeds'].get(testbed, {}).get('of', 'words')}; systems: {len(set(zip(part['model'], part['stage'])))}, tasks: {len(first)}, questions that all systems answered: "
+                   f"{first['n'].sum():,.0f} (left out: {first['left_out'].sum():,.0f}), training seeds: {int(part['seeds'].max())}{luck}.")
     missing = [testbed_name(name) for name in words()["testbeds"] if name != NATURAL and name not in set(rows["testbed"])]
     missing += [change_name(name) for name in words()["meaning_kept"] if name not in set(consistency["change"])]
     return out + ([f"Was not run in this profile: {', '.join(missing)}."] if missing else [])

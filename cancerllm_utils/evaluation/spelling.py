@@ -1,6 +1,6 @@
 """A spelling normaliser in front of a model: unknown words become the nearest known one.
 
-Known are the words of the training patients' notes, the English and medical word list of corpus/quality.py, clinical terms and drug names. An unknown word
+Known are the words of the training patients' notes, the English and medical word list of corpus/quality.py, clinical terms, their abbreviations, and drug names. An unknown word
 of four letters or more becomes the known word at the smallest distance (optimal string alignment, so that a transposition is one step; rapidfuzz), of
 equally near ones the most frequent in the training notes. What perturb.yaml protects is never touched, with one exception: a word in which a digit stands
 for the letter that it looks like ("carc1noma"), where reading it so gives a known word.
@@ -29,7 +29,8 @@ def vocabulary(texts, data_dir: str = "") -> dict[str, int]:
     """Known word (lower case) -> how often it stands in `texts`, the notes of the training patients; 0 for words of the lists alone."""
     counts = Counter(text_word for text in texts for text_word in re.findall(r"[a-z]{3,}", text.lower()))
     lists = {word for word in quality.rules()["words"] if word.isalpha()}
-    lists |= {word for term in abbreviations.inventory(data_dir)["to_short"] for word in term.split() if word.isalpha()}
+    known = abbreviations.inventory(data_dir)
+    lists |= {word for term in [*known["to_short"], *known["to_long"]] for word in term.split() if word.isalpha()}
     lists |= {name for name in drugs.words()["names"] if name.isalpha()}
     return {word: counts[word] for word in sorted(lists | {word for word, n in counts.items() if n >= SEEN})}
 

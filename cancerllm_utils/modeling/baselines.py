@@ -90,6 +90,17 @@ def answer_fields(models: dict, fields: list[str], notes: list[str], rows_of: di
     return answers
 
 
+def sure_of_fields(models: dict, fields: list[str], notes: list[str], rows_of: dict[str, int], matrix) -> list[float]:
+    """How probable each answer of answer_fields is to its model (0 to 1, one-against-rest normalised); NaN where there was nothing to tell apart."""
+    sure, fields = [float("nan")] * len(fields), np.asarray(fields, dtype=object)
+    for field, model in models.items():
+        places = np.flatnonzero(fields == field)
+        if len(places) and not isinstance(model, str):
+            for place, row in zip(places, model.predict_proba(matrix[[rows_of[notes[place]] for place in places]]), strict=True):
+                sure[place] = round(float(row.max()), 6)
+    return sure
+
+
 def vectors_of(documents: dict[str, str], fitted_on: list[str]) -> dict:
     """TF-IDF of documents (note_id -> text), the vocabulary from those in `fitted_on`: {words, matrix, rows_of (note_id -> row), single (columns of one word)}."""
     vectorizer = fit_tfidf([documents[note] for note in fitted_on])
@@ -167,7 +178,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
         nearest = {split: nearest_answers(indexes, rows, common[split]) for split, rows in sets[name].items()}
         answered.append(("nearest", nearest, (time.monotonic() - begun) / total))
         begun = time.monotonic()
-        tfidf, trials = tfidf_answers(spec, train, devs[name], sets[name], common, vectors, seed)
+        tfidf, probable, trials = tfidf_answers(spec, train, devs[name], sets[name], common, vectors, seed)
         tuned.append(trials)
         answered.append(("tfidf", tfidf, (time.monotonic() - begun) / total))
         begun = time.monotonic()
@@ -182,6 +193,7 @@ def predict_baselines(run_dir: Path, tasks: list[str], splits: list[str], seed: 
                 write_jsonl(run_dir / "predictions" / model / stage / f"{name}.{split}.jsonl", [
                     {"example_id": row["example_id"], "prediction": answer, "answers": row["answers"], "parsed": answer, "new_tokens": 0,
                      "stop_reason": "", "seconds": round(each, 5)} | ({"sure": sure[split][place]} if model == "rules" else {})
+                    | ({"confidence": probable[split][place]} if model == "tfidf" and probable[split][place] == probable[split][place] else {})
                     for place, (row, answer) in enumerate(zip(rows, answers[split], strict=True))])
                 right = [answer == row["answers"][0] for row, answer in zip(rows, answers[split], strict=True)]
                 table.append({"model": model, "task": name, "split": split, "n": len(rows), "value_accuracy": np.mean(right) if right else None,
@@ -236,20 +248,21 @@ def vectors_of_tasks(run_dir: Path, specs: dict, trains: dict, devs: dict, sets:
     return vectors
 
 
-def tfidf_answers(spec: dict, train: pd.DataFrame, dev: pd.DataFrame, sets: dict, common: dict, vectors: dict, seed: int) -> tuple[dict[str, list[str]], pd.DataFrame]:
-    """TF-IDF answers per split, tuned per variant; a field (or variant) that training never saw gets the majority. And the table of tune_tfidf."""
-    answers, trials = {split: list(values) for split, values in common.items()}, []
+def tfidf_answers(spec: dict, train: pd.DataFrame, dev: pd.DataFrame, sets: dict, common: dict, vectors: dict, seed: int) -> tuple[dict[str, list[str]], dict[str, list[float]], pd.DataFrame]:
+    """TF-IDF answers per split, tuned per variant; a field (or variant) that training never saw gets the majority. Their probabilities (sure_of_fields),
+    and the table of tune_tfidf."""
+    answers, sure, trials = {split: list(values) for split, values in common.items()}, {split: [float("nan")] * len(values) for split, values in common.items()}, []
     for variant, part in train.groupby("variant"):
         of_variant = vectors[variant == "findings"]
         chosen, tried = tune_tfidf(part, dev[dev["variant"].eq(variant)], of_variant, seed)
         trials.append(tried.assign(task=spec["task"], variant=variant))
         for split, rows in sets.items():
             places = [place for place, row in enumerate(rows) if row["variant"] == variant]
-            found = answer_fields(chosen["models"], [rows[place]["field"] for place in places], [rows[place]["note_id"] for place in places], of_variant["rows_of"],
-                                  chosen["matrix"], [common[split][place] for place in places])
-            for place, answer in zip(places, found, strict=True):
-                answers[split][place] = answer
-    return answers, pd.concat(trials, ignore_index=True)[["task", "variant", "features", "C", "dev_items", "dev_accuracy", "chosen"]] if trials else pd.DataFrame()
+            asked = ([rows[place]["field"] for place in places], [rows[place]["note_id"] for place in places], of_variant["rows_of"], chosen["matrix"])
+            found = answer_fields(chosen["models"], *asked, [common[split][place] for place in places])
+            for place, answer, probable in zip(places, found, sure_of_fields(chosen["models"], *asked), strict=True):
+                answers[split][place], sure[split][place] = answer, probable
+    return answers, sure, pd.concat(trials, ignore_index=True)[["task", "variant", "features", "C", "dev_items", "dev_accuracy", "chosen"]] if trials else pd.DataFrame()
 
 
 def rule_answers(spec: dict, sets: dict, common: dict, texts: dict[str, str], corpus: str) -> tuple[dict[str, list[str]], dict[str, list[bool]], str]:

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from cancerllm_utils.plots import GREY, PALETTE, empty_figure, new_figure
 from cancerllm_utils.results import headline, main_split, model_name, one_row, ring_name, task_name
 
-SIZE = (4.6, 3.3)  # inches; three stand side by side on a screen, so that letters must stay large
-RIGHT = "right answers, % (95 % interval)"
+SIZE = (4.6, 2.9)  # inches; three stand side by side on a screen, so that letters must stay large
 
 
 def right_answers(scores: pd.DataFrame, system: tuple[str, str] | None, simple: list[str], without_reading: str) -> Figure:
@@ -32,8 +31,8 @@ def right_answers(scores: pd.DataFrame, system: tuple[str, str] | None, simple: 
         drawn += [(-0.22, baselines.loc[without_reading], "D", "white", "answer without reading")] if without_reading in baselines.index and best != without_reading else []
         for shift, row, marker, colour, label in drawn:
             _dot(ax, row, y + shift, marker, colour, label)
-    n = rows[_is(rows, *system or ())].set_index("task")["n"]
-    _task_axis(ax, tasks, [f"n = {int(n[task]):,}" for task in tasks], f"The model against simple methods\n{ring_name(split)}")
+    own = rows[_is(rows, *system or ())]
+    _task_axis(ax, tasks, [own.loc[own["task"].eq(task), "n"] for task in tasks], f"The model against simple methods\n{ring_name(split)}")
     return fig
 
 
@@ -51,8 +50,7 @@ def unseen_places(scores: pd.DataFrame, system: tuple[str, str] | None) -> Figur
             row = one_row(rows, task=task, split=ring)
             if row is not None:
                 _dot(axes[0, 0], row, y + shift, marker, colour, ring_name(ring))
-    n = rows.groupby("task")["n"]
-    _task_axis(axes[0, 0], tasks, [f"n = {_range(n.get_group(task))}" for task in tasks], "In places that nothing had seen\none model, three groups of patients")
+    _task_axis(axes[0, 0], tasks, [rows.loc[rows["task"].eq(task), "n"] for task in tasks], "In places that nothing had seen\nthree groups of patients")
     return fig
 
 
@@ -133,16 +131,18 @@ def _dot(ax, row: pd.Series, y: float, marker: str, colour, label: str) -> None:
     ax.plot(row["f1"], y, marker, markersize=7, color="0.2" if colour == "white" else colour, markerfacecolor=colour, label=label, linestyle="none", zorder=3)
 
 
-def _task_axis(ax, tasks: list[str], below: list[str], title: str) -> None:
-    ax.set_yticks(np.arange(len(tasks))[::-1], [f"{task_name(task)}\n{text}" for task, text in zip(tasks, below)], fontsize=9)
-    ax.set(xlim=(-3, 103), ylim=(-0.5, len(tasks) - 0.5), title=title, xlabel=RIGHT)
+def _task_axis(ax, tasks: list[str], counts: list[pd.Series], title: str) -> None:
+    """The tasks from top to bottom, with their n; of more than four it stands in the title, as there is no room for two lines each."""
+    few = len(tasks) <= 4
+    ax.set_yticks(np.arange(len(tasks))[::-1], [f"{task_name(task)}\nn = {_range(n)}" if few else task_name(task) for task, n in zip(tasks, counts)], fontsize=9)
+    ax.set(xlim=(-3, 103), ylim=(-0.5, len(tasks) - 0.5), title=title if few else f"{title}, n = {_range(pd.concat(counts))} each", xlabel="right answers, % (95 % interval)")
     _legend(ax)
 
 
 def _legend(ax) -> None:
     """One entry per label, below the panel, where nothing is hidden by it."""
     found = {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
-    ax.legend(found.values(), found.keys(), loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, frameon=False, fontsize=8, handletextpad=0.3, columnspacing=1)
+    ax.legend(found.values(), found.keys(), loc="upper center", bbox_to_anchor=(0.4, -0.25), ncols=3, frameon=False, fontsize=8, handletextpad=0.3, columnspacing=1)
 
 
 def _range(values: pd.Series) -> str:

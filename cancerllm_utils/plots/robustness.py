@@ -39,7 +39,7 @@ def curves(scores: pd.DataFrame, metric: str = "average", split: str = "test") -
                 line = part[(part["model"] == system[0]) & (part["stage"] == system[1])].sort_values("rate")
                 if line.empty:
                     continue
-                ax.fill_between(line["rate"].astype(float), line["f1_low"].astype(float), line["f1_high"].astype(float), color=style[system]["color"], alpha=0.13, linewidth=0)
+                ax.fill_between(line["rate"].astype(float), line["f1_low"].astype(float), line["f1_high"].astype(float), color=style[system]["color"], alpha=0.07 if system[1] == "baseline" else 0.15, linewidth=0)
                 ax.plot(line["rate"].astype(float), line["f1"].astype(float), markersize=4.5, linewidth=1.4, label=model_name(*system), **style[system])
             head = f"{testbed_name(testbed)}\n" if len(tasks) == 1 or ax is axes[i, 0] else "\n"
             ax.set_title(f"{head}{task_name(task)}, {n_text(part['n'])}" if len(part) else f"{head}{task_name(task)}: not asked", fontsize=9)
@@ -174,6 +174,7 @@ def consistency(table: pd.DataFrame, split: str = "test") -> Figure:
             for s, (model, stage) in enumerate(systems):
                 part = rows[(rows["task"] == task) & (rows["change"] == change) & (rows["model"] == model) & (rows["stage"] == stage)]
                 if part.empty:
+                    ax.text(0.3, c * step + s, "not asked", fontsize=6.5, color="0.4", va="center")
                     continue
                 row, at, left = part.iloc[0], c * step + s, 0.0
                 for (kind, _, colour), hatch in zip(kinds, HATCHES):

@@ -11,9 +11,11 @@ from pathlib import Path
 from cancerllm_utils import paths
 from cancerllm_utils.report.run_facts import anchor
 
-# `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network.
+# `basic` is a fragment without any address; the default template loads MathJax, require.js and mermaid from a network. Parameters have a table of their own.
 FOLDED = """{%- extends 'basic/index.html.j2' -%}
-{% block input %}<details class="code"><summary>Code</summary>{{ super() }}</details>{% endblock input %}"""
+{% block input %}{% if 'parameters' not in cell.metadata.get('tags', []) and 'injected-parameters' not in cell.metadata.get('tags', []) %}
+<details class="code"><summary>Code</summary>{{ super() }}</details>
+{% endif %}{% endblock input %}"""
 
 
 def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
@@ -55,14 +57,14 @@ def read_notebooks(run_dir: Path, records: list[dict]) -> list[dict]:
 
 def run_of(run_dir: Path, path: Path, record: dict | None) -> dict:
     """What a reader needs to find and repeat a step: source (path in the repository), source_href (from report/; "" outside the checkout), executed
-    (from report/), started, seconds, commit, device; "" where nothing is recorded."""
+    (from report/), seconds, commit, device; "" where nothing is recorded."""
     source = f"notebooks/{path.stem.partition('.')[0]}.ipynb"
     near = run_dir.resolve().is_relative_to(paths.ROOT) and (paths.ROOT / source).is_file()
     facts = {"source": source, "source_href": os.path.relpath(paths.ROOT / source, run_dir.resolve() / "report") if near else "", "executed": f"../notebooks/{path.name}",
              "flat": f"params/{path.stem}.yaml" if (run_dir / "params" / f"{path.stem}.yaml").is_file() else ""}
     record = record or {}
     seconds = record.get("seconds")
-    return facts | {"seconds": "" if seconds is None else f"{seconds:,.0f}", **{key: str(record.get(key) or "") for key in ("started", "commit", "device")}}
+    return facts | {"seconds": "" if seconds is None else f"{seconds:,.0f}", **{key: str(record.get(key) or "") for key in ("commit", "device")}}
 
 
 def parameters(notebook, record: dict | None) -> list[dict]:
@@ -75,10 +77,12 @@ def parameters(notebook, record: dict | None) -> list[dict]:
 
 
 def accessible(body: str, title: str) -> str:
-    """Alternative texts for a notebook's images, which nbconvert leaves without, images read when they are reached, header cells that say what they head."""
+    """Alternative texts for a notebook's images, which nbconvert leaves without, images read when they are reached, header
+    cells that say what they head."""
     body = re.sub(r'<img(?![^>]*\balt="(?!No description))(?P<rest>[^>]*?)(?:\s*alt="[^"]*")?(?P<end>[^>]*)>',
                   lambda m: f'<img alt="Figure in {html.escape(title)}; the text around it describes it"{m["rest"]}{m["end"]}>', body)
     body = body.replace("<img ", '<img loading="lazy" decoding="async" ')
+    body = re.sub(r"<th[^>]*></th>", "<td></td>", body)  # pandas heads its index with an empty cell, which heads nothing for a reader by ear
     header = r"<th(?![^>]*\bscope=)(?=[\s>])"
     body = re.sub(r"(?s)<thead>.*?</thead>", lambda m: re.sub(header, '<th scope="col"', m[0]), body)
     return re.sub(header, '<th scope="row"', body)

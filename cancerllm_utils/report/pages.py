@@ -120,7 +120,7 @@ def read_sections(run_dir: Path, figures: list[dict], notebooks: list[dict]) -> 
             "open": sorted((figure for figure in drawn if figure["name"] in section["show"]), key=lambda figure: section["show"].index(figure["name"])),
             "folded": [figure for figure in drawn if figure["name"] not in section["show"]],
             "pages": [notebook for notebook in notebooks if of(notebook["name"]) and notebook["page"]],
-            "tables": [file for file, by in written_by.items() if of(by)],
+            "tables": [file for file, by in written_by.items() if of(by) and file.endswith(".csv")],
         }
         if "missing" in section and not any(found.values()):
             not_run.append(section["missing"])
@@ -154,9 +154,11 @@ def read_figures(run_dir: Path) -> list[dict]:
 def small_picture(path: Path) -> tuple[str, int, int]:
     """A PNG as data URI with 128 colours, a third of its size, and its width and height at 100 dots per inch (saved at 150)."""
     with Image.open(path) as picture:
-        few, size = io.BytesIO(), picture.size
-        picture.convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(few, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(few.getvalue()).decode()}", *(round(side / 1.5) for side in size)
+        few = picture.convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.putpalette([255 if level > 250 else level for level in few.getpalette()])  # the fast method leaves white a shade too dark
+    file = io.BytesIO()
+    few.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", *(round(side / 1.5) for side in few.size)
 
 
 def saves(stem: str, notebook: str, figure: str) -> bool:

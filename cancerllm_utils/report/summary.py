@@ -306,8 +306,7 @@ def release_sentence(scores: pd.DataFrame) -> str:
     best = rows[rows["model"].isin(list(dates)) & rows["stage"].ne("baseline")].groupby(["task", "model"], sort=False)["f1"].max().reset_index()
     models = best["model"].nunique()
     if models < FEW_MODELS:
-        return (f"Performance by release date: {'no model' if not models else 'one model' if models == 1 else f'{models} models'} with a known release date "
-                f"{'was' if models < 2 else 'were'} run, too few to say whether newer ones answer better.")
+        return f"Performance by release date: {models} of this run's language models {'has' if models == 1 else 'have'} a known release date; {FEW_MODELS} are needed to say whether newer ones answer better."
     best["released"] = best["model"].map(dates).map(lambda month: pd.Period(month, "M").ordinal)
     said = [f"{task_name(task).lower()} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
     return f"Performance by release date, {models} models: rank correlation of date and score {', '.join(said)} (1: every newer model is better; 0: no relation)."

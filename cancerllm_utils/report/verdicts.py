@@ -69,7 +69,7 @@ def decide(own: pd.Series, pairs: pd.DataFrame, false: pd.Series | None, worst: 
     if pairs.empty:
         return "unknown", "it was not compared with a simple method"
     if read.any() and not ahead[read].all():
-        return "avoid", "no better than answering without reading the note"
+        return "avoid", "no better than without reading the note"
     if not ahead.all():
         equal = [BASELINES.get(name, name) for name in pairs.loc[~ahead, "name"]]
         return "simple", f"not clearly ahead of: {', '.join(equal)}"
@@ -164,16 +164,15 @@ def short_sentences(results: dict, verdicts: pd.DataFrame, cohort: dict) -> list
     system, split, words = study_system(results["scores"]), main_split(results["scores"]), rules()["words"]
     if system is None or verdicts.empty:
         return ["No language model was scored in this run, so nothing can be said about trust."]
-    parts = [f"“{word}” for {', '.join(verdicts.loc[verdicts['word'].eq(key), 'task'])}" for key, word in words.items() if verdicts["word"].eq(key).any()]
-    out = [f"The verdict on {model_name(*system)}: {'; '.join(parts)}."]
+    given = [f"“{word}” {verdicts['word'].eq(key).sum()}" for key, word in words.items() if verdicts["word"].eq(key).any()]
+    text = f"{model_name(*system)}, {len(verdicts)} {'task' if len(verdicts) == 1 else 'tasks'}: {', '.join(given)}."
     notes = cohort["notes"]
     if notes is not None and not results["asked"].empty:
         asked = results["asked"]
         of = {ring: notes[notes["patient_id"].isin(asked.loc[asked["split"].eq(ring), "patient_id"])] for ring in (split, "external")}
-        text = f"Tested on {of[split]['patient_id'].nunique():,} {ring_name(split)} with {of[split]['cancer_type'].nunique()} cancer types, from hospitals that also trained the model, and "
+        text += f" Tested on {of[split]['patient_id'].nunique():,} {ring_name(split)} with {of[split]['cancer_type'].nunique()} cancer types, from hospitals that also trained the model, and "
         text += f"on {of['external']['patient_id'].nunique():,} patients of {of['external']['institution'].nunique()} hospitals that nothing had seen." if len(of["external"]) else "in no unseen hospital."
-        out.append(text)
-    return out + worse_sentences(results["subgroups"], system)
+    return [text, *worse_sentences(results["subgroups"], system)]
 
 
 def worse_sentences(subgroups: pd.DataFrame, system: tuple[str, str]) -> list[str]:

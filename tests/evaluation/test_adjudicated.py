@@ -92,6 +92,25 @@ def test_verdicts_and_the_corrected_gold(finished, found):
     assert agreed.loc["kappa_gold", "value"] < agreed.loc["kappa_answer", "value"] < 1
 
 
+def test_a_share_of_none_or_all_has_the_exact_limits():
+    patients = pd.Series(["a", "b", "c", "c"])
+    assert adjudicated.share(np.array([False] * 4), patients, 50, 0) == pytest.approx((0, 0, 100 - 100 * 0.025 ** (1 / 3)))
+    assert adjudicated.share(np.array([True] * 4), patients, 50, 0) == pytest.approx((100, 100 * 0.025 ** (1 / 3), 100))
+    value, low, high = adjudicated.share(np.array([True, False, False, False]), patients, 200, 0)
+    assert value == 25 and low < 25 < high
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_a_handful_of_questions_is_enough(tmp_path, n):
+    folder = invented_answers.write_answers(tmp_path / "quick", n=n)
+    score.score_run(folder, n_resamples=10)
+    drawn = adjudicated.prepare(folder, TASKS, 200, seed=1)
+    for errors in ([0.0, 0.0], [1.0, 0.0]):
+        judged = adjudicated.judge(folder, drawn, *adjudicated.collect(drawn["items"], drawn["key"], [], True, errors, 0.0, 1), 20)
+        assert adjudicated.sentences(judged, "simulated") and len(adjudicated.agreement_table(judged["agreement"])) >= 3
+        assert plots_adjudication.headlines(judged["scores"]) is not None and len(adjudicated.headline_table(judged["scores"])) in (0, len(invented_answers.SYSTEMS))
+
+
 def test_headlines_again_by_hand(finished, found):
     items, key = adjudicated.sample(finished, found, 20, seed=1)
     drawn, flipped = {"items": items, "key": key}, {}
@@ -155,7 +174,7 @@ def test_people_s_files_are_read_written_down_and_noted_in_the_ledger(run):
     assert "06d_adjudication" in (run / "results" / "ledger.csv").read_text()
     assert pd.read_csv(run / "adjudication" / "disagreements.csv", dtype=str)["item"].tolist() == ["0002"]
     assert {path.name for path in adjudicated.outputs(run)} >= {"form.html", "corrected_gold.csv", "adjudication.csv", "adjudicated_scores.csv"}
-    assert adjudicated.disagreement_table(judged["table"])["items"].tolist() == [1]
+    assert adjudicated.disagreement_table(judged["table"], raters)["items"].tolist() == [1]
     with pytest.raises(UserError, match="no item was rated by both"):
         adjudicated.judge(run, drawn, raters, people(drawn, dict.fromkeys(drawn["key"]["item"], ""), {}), 50)
 
@@ -167,12 +186,12 @@ def test_without_raters_old_results_go_and_the_notebook_says_what_to_do(run):
     judged = adjudicated.judge(run, drawn, raters, rated)
     assert (raters, rated) == ("", []) and not (run / "results" / "adjudication.csv").exists()
     assert "Nobody has rated" in adjudicated.sentences(judged, raters)[0] and adjudicated.headline_table(None).empty and adjudicated.agreement_table(None).empty
-    assert plots_adjudication.headlines(None) is not None and adjudicated.disagreement_table(None).empty
+    assert plots_adjudication.headlines(None) is not None and adjudicated.disagreement_table(None, "").empty
 
 
 def test_a_run_without_these_tasks_has_nothing_to_judge(run):
     drawn = adjudicated.prepare(run, ["diagnosis_generation"], 20, seed=1)
     assert adjudicated.collect(drawn["items"], drawn["key"], [], True, [0.1, 0.1], 0.1, 1) == ("", [])
-    assert "nothing to judge" in adjudicated.form_sentence(run, drawn) and adjudicated.strata_table(drawn["key"], drawn["found"]).empty
+    assert "nothing to judge" in adjudicated.form_sentence(drawn) and adjudicated.strata_table(drawn["key"], drawn["found"]).empty
     with pytest.raises(UserError, match="at least 2"):
         adjudicated.prepare(run, TASKS, 1, seed=1)

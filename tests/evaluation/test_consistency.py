@@ -49,6 +49,14 @@ def test_any_change_counts_a_question_once_and_only_those_that_all_asked(run):
     assert table.loc[("upper", "all"), "n"] == 6 and table.loc[("wording", "all"), "n"] == 5
 
 
+@pytest.mark.parametrize(("given", "flips", "low", "high"), [("Left", 0, 0, 100 * (1 - 0.025 ** (1 / 3))), ("T9", 100, 100 * 0.025 ** (1 / 3), 100)])
+def test_none_or_all_of_three_patients_is_no_certainty(run, given, flips, low, high):
+    write(run, "sft", "test", ["Left"] * 6)
+    write(run, "sft", "test+upper", [given] * 6)
+    row = rows_of(run).loc[("upper", "all")]
+    assert row[["flips", "low", "high"]].tolist() == pytest.approx([flips, low, high])
+
+
 def test_an_unreadable_answer_is_one_answer_and_another_than_a_value(run):
     write(run, "sft", "test", ["unparsed", "unparsed", "2.5 cm", "T2", "T2", "T2"])
     write(run, "sft", "test+linebreaks", ["unparsed", "Left", "2.5 cm", "unparsed", "T2", "T2"])

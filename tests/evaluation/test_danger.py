@@ -106,10 +106,10 @@ def test_one_answer_can_hold_two_errors():
 
 
 def test_shares_are_of_the_questions_in_which_the_error_was_possible(tmp_path):
-    sides = [(f"p{i}", "laterality", "Right", "Left" if i < 2 else "Right") for i in range(8)] + [("p9", "laterality", "not stated", "not stated")]
+    sides = [(f"p{i}", "laterality", "Right", "Left" if i < 2 else "not stated" if i == 7 else "Right") for i in range(8)] + [("p9", "laterality", "not stated", "not stated")]
     counts = danger.run(tmp_path, pd.concat([table(sides), table([("p1", "laterality", "Right", "Left")], headline=False)]), n_resamples=200).set_index("kind")
     row = counts.loc["side_flipped"]
-    assert (row["n"], row["of"], row["patients"], row["share"], row["severity"]) == (2, 8, 8, 25.0, 1) and 0 <= row["low"] < 25 < row["high"] < 80
+    assert (row["n"], row["of"], row["given"], row["patients"], row["share"], row["severity"]) == (2, 8, 7, 8, 25.0, 1) and 0 <= row["low"] < 25 < row["high"] < 80
     assert (counts.loc["value_invented", ["n", "of"]] == [0, 1]).all() and list(counts.index) == ["side_flipped", "value_invented"]
     assert pd.read_csv(tmp_path / "results" / "dangerous.csv")["kind"].tolist() == list(counts.index)
     items = pd.read_parquet(tmp_path / "results" / "dangerous_items.parquet")
@@ -125,10 +125,10 @@ def test_never_or_always_seen_has_the_exact_binomial_limits(tmp_path, answer, sh
 
 
 def test_sentences_and_overview_say_what_happened_and_what_may_still():
-    counts = pd.DataFrame([["m", "sft", "phenotype_extraction", "test", "side_flipped", 1, 1, 4, 4, 25.0, 0.0, 75.0], ["m", "sft", "phenotype_extraction", "test", "value_invented", 3, 0, 10, 10, 0.0, 0.0, 30.8]],
+    counts = pd.DataFrame([["m", "sft", "phenotype_extraction", "test", "side_flipped", 1, 1, 4, 3, 4, 25.0, 0.0, 75.0], ["m", "sft", "phenotype_extraction", "test", "value_invented", 3, 0, 10, 2, 10, 0.0, 0.0, 30.8]],
                           columns=danger.COLUMNS)
     (text,) = danger.sentences(counts, ("m", "sft"), "test")
-    assert "Happened: wrong side 1 of 4 (25.0 %, 0.0 to 75.0; severity 1)" in text and "Never seen: value given where none is stated 0 of 10 (up to 30.8 % is possible)" in text
+    assert "Happened: wrong side 1 of 4 (25.0 %, 0.0 to 75.0; severity 1)" in text and "Never seen: value given where none is stated 0 of 10 (2 got a value; up to 30.8 % is possible)" in text
     assert danger.sentences(counts, ("m", "base"), "test") == ["No question in which a dangerous error was possible was answered."]
     shown = danger.overview(counts, [("m", "sft")], "test")
     assert shown.iloc[:, 0].tolist() == ["1 of 4: 25.0 % (0.0 to 75.0)", "0 of 10: 0.0 % (0.0 to 30.8)"]

@@ -208,6 +208,15 @@ def test_seeds_are_averaged_and_their_luck_widens_the_interval(study):
     assert change["value"] == -25 and change["seeds"] == 3 and change["high"] - change["low"] > 2 * (alone["high"] - alone["low"])
 
 
+def test_a_seed_that_one_rate_lacks_counts_at_none(study):
+    for seed, right in (("", "11111111"), ("-s7", "00000000")):
+        study.predict(f"sft{seed}", "test", right)
+    study.predict("sft", "test+ocr20", "11110000")
+    _, scores, tests = scored(study)
+    assert scores[scores["metric"] == "value_accuracy"].set_index("rate")[["f1", "seeds"]].to_numpy().tolist() == [[100, 1], [50, 1]]
+    assert pick(tests, kind="change", rate=20, field="all", metric="value_accuracy")["value"] == -50
+
+
 def test_unequal_seeds_are_compared_by_their_means(study):
     study.predict("sft", "test", "11111111")
     study.predict("sft-cf40-s7", "test", "11110000")

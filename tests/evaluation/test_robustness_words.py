@@ -100,6 +100,15 @@ def test_the_paper_is_quoted_only_for_what_is_certain():
     assert "wrong training labels 80 %" in ours[0] and "−10.0" in ours[1] and ours[2] == "was not run in this profile"
 
 
+def test_what_was_run_is_counted_and_the_luck_of_training_named():
+    scores = scores_of(("misspell", 0, 60, "", "all"), ("misspell", 40, 45, "", "all"), (robustness.NATURAL, 1, 45, "", "clean"))
+    text, missing = words.coverage_sentences(scores, pd.DataFrame({"change": ["upper", "wording"]}))
+    assert text == "Misspellings, held-out patients: 0, 40 % of the words; systems: 1, tasks: 1, questions that all systems answered: 100 (left out: 3), training seeds: 1."
+    assert "scanner errors" in missing and "other line breaks" in missing and "capitals" not in missing
+    several = words.coverage_sentences(scores.assign(seeds=3, seed_sd=[1.0, 2.0, 9.0]), pd.DataFrame({"change": []}))[0]
+    assert "training seeds: 3, between which a point varies by 1.5 points" in several
+
+
 def test_flips_in_words():
     row = {"model": MAIN[0], "stage": MAIN[1], "task": "phenotype_extraction", "split": "test", "field": "all", "change": "upper", "n": 50, "patients": 40, "flips": 20.0, "low": 10.0,
            "high": 30.0, "right_to_wrong": 5.0, "wrong_to_right": 1.0, "wrong_to_wrong": 14.0}
@@ -109,6 +118,7 @@ def test_flips_in_words():
     table = pd.DataFrame(rows, columns=consistency.COLUMNS)
     (text,) = words.consistency_sentences(table, [MAIN])
     assert "capitals only does most, 20.0 %" in text and "22.0 % flip under at least one change" in text and "most steady is pT (8.0 %" in text and "least pN (31.0 %" in text and "99" not in text
+    assert "no answer flips under any of the changes (10.0 to 30.0 %, n = 50)" in words.consistency_sentences(table.assign(flips=0.0), [MAIN])[0]
     shown = words.consistency_table(table)
     assert len(shown) == 3 and shown["right to wrong"].tolist() == ["5.0", "5.0", ""]
 
@@ -116,8 +126,9 @@ def test_flips_in_words():
 def test_what_was_not_run_is_said_and_nothing_breaks():
     scores, tests, flips = (pd.DataFrame(columns=columns) for columns in (robustness.COLUMNS, robustness.TEST_COLUMNS, consistency.COLUMNS))
     for sentences in (words.curve_sentences(tests, []), words.pretraining_sentences(tests), words.remedy_sentences(tests, []), words.consistency_sentences(flips, []),
-                      words.field_sentences(words.field_changes(tests, *words.main_system(scores)), ""), words.filter_sentences(pd.DataFrame(columns=["task", "field"]))):
+                      words.filter_sentences(pd.DataFrame(columns=["task", "field"]))):
         assert len(sentences) == 1 and "was not run in this profile" in sentences[0]
+    assert "No field under damage has 20 questions" in words.field_sentences(words.field_changes(tests, *words.main_system(scores)), "")[0]
     assert "No clean answers" in words.natural_sentences(scores, tests, [])[0]
     (missing,) = words.coverage_sentences(scores, flips)
     assert all(name in missing for name in ("misspellings", "abbreviations", "wrong training labels", "capitals only")) and "own OCR" not in missing

@@ -51,7 +51,7 @@ def test_predictions_follow_the_contract_and_the_text(run):
     assert set(table["model"]) == {"majority", "majority_by_cancer", "nearest", "tfidf", "rules"}
     for model in table["model"].unique():
         rows = [json.loads(line) for line in (run / "predictions" / model / "baseline" / "registry_prediction.test.jsonl").read_text().splitlines()]
-        assert [list(row) for row in rows] == [PREDICTION_KEYS + ["sure"] * (model == "rules")] * 48
+        assert [list(row) for row in rows] == [PREDICTION_KEYS + ["sure"] * (model == "rules") + ["confidence"] * (model == "tfidf")] * 48
     assert accuracy(run, "tfidf", "registry_prediction", "test", "laterality") == 1.0
     assert accuracy(run, "rules", "registry_prediction", "test", "laterality") == 1.0
     assert accuracy(run, "nearest", "registry_prediction", "test", "laterality") > 0.9
@@ -232,3 +232,20 @@ def test_an_item_has_the_same_false_answer_for_the_model_and_for_tfidf(run):
     altered, of_file = baselines.with_false_answers(items, shown, 0.5, "random", 1)
     said = {row["example_id"]: row["answers"][0] for row in of_file}
     assert altered["answer"].tolist() == [said[name] for name in altered["example_id"]] and (altered["answer"] != items["answer"]).any()
+
+
+def test_tfidf_says_how_probable_its_answer_is(run):
+    """The largest probability of the classifier, that of the answer it gives; a field with a single answer has none."""
+    items = pd.DataFrame({"note_id": list("abcd"), "field": ["f", "f", "f", "single"], "answer": ["one", "two", "three", "only"]})
+    texts = dict(zip("abcd", ["alpha", "beta", "gamma", "delta"]))
+    vectors = baselines.vectors_of(texts, list(texts))
+    models = baselines.fit_fields(items, vectors["rows_of"], vectors["matrix"], seed=1)
+    asked = (["f", "f", "single", "unseen"], ["a", "b", "d", "a"], vectors["rows_of"], vectors["matrix"])
+    sure, answers = baselines.sure_of_fields(models, *asked), baselines.answer_fields(models, *asked, ["?"] * 4)
+    table = models["f"].predict_proba(vectors["matrix"][[0, 1]])
+    for row, value, answer in zip(table, sure, answers):
+        assert value == pytest.approx(row.max(), abs=1e-6) and answer == models["f"].classes_[row.argmax()] and 1 / 3 < value < 1
+    assert np.isnan(sure[2:]).all()
+    baselines.predict_baselines(run, ["registry_prediction"], ["test"])
+    rows = [json.loads(line) for line in (run / "predictions" / "tfidf" / "baseline" / "registry_prediction.test.jsonl").read_text().splitlines()]
+    assert all(0.5 <= row["confidence"] <= 1 for row in rows)

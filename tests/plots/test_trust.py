@@ -14,7 +14,7 @@ def texts(fig) -> str:
 
 
 def counts() -> pd.DataFrame:
-    return pd.DataFrame([{"model": model, "stage": stage, **KEYS, "kind": kind, "severity": severity, "n": 1, "of": of, "patients": of, "share": 10.0, "low": 0.0, "high": 30.0}
+    return pd.DataFrame([{"model": model, "stage": stage, **KEYS, "kind": kind, "severity": severity, "n": 1, "of": of, "given": of, "patients": of, "share": 10.0, "low": 0.0, "high": 30.0}
                          for model, stage in SYSTEMS for kind, severity, of in [("side_flipped", 1, 10), ("receptor_flipped", 2, 3), ("value_invented", 3, 40)]])
 
 

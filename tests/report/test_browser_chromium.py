@@ -108,7 +108,7 @@ def test_filters_narrow_the_list_and_the_counts_follow(visit, folder):
     assert whole["right"][0] + whole["wrong"][0] == 240 and whole["right"][0] == whole["right"][1] and whole["wrong"][1] == 0
     page.select_option("[name=severity]", "1")
     dangers = pd.read_parquet(folder.parent / "results" / "dangerous_items.parquet").query("stage == 'cpt-sft' and severity == 1")
-    assert numbers(page)[0] == len(dangers) > 0 and set(page.locator("#rows .verdict").all_inner_texts()) == {"wrong, severity 1 (worst)"}
+    assert numbers(page)[0] == len(dangers) > 0 and set(page.locator("#rows .judged").all_inner_texts()) == {"wrong, severity 1 (worst)"}
     page.click("button[type=reset]")
     page.select_option("[name=ring]", label="held-out institutions")
     page.select_option("[name=field]", label="grade")
@@ -154,7 +154,7 @@ def test_a_quote_opens_in_the_text_and_a_false_one_is_called_so(visit):
     quote = row.locator("button.quote").inner_text().strip("“”")
     row.locator("button.quote").click()
     assert page.inner_text("#text mark") == quote and page.evaluate("document.activeElement.tagName") == "MARK"
-    assert page.locator("#text mark").is_visible() and "found in the note" in row.inner_text()
+    assert page.locator("#text mark").is_visible() and "found in the note" not in row.inner_text()
     assert "not found in the note" in page.inner_text("#detail tbody tr:has-text('TF-IDF')")
 
 
@@ -239,11 +239,11 @@ def test_the_form_continues_from_a_file_and_refuses_another_s(visit, tmp_path):
     page = visit("form.html")
     (tmp_path / "other.json").write_text(json.dumps({"form": "other", "rater": "X", "ratings": []}))
     page.set_input_files("#load", tmp_path / "other.json")
-    page.wait_for_function("document.getElementById('message').textContent.includes('not saved by this form')")
+    page.locator("#message", has_text="not saved by this form").wait_for()
     rows = [{"item": "0002", "choice": "G2", "comment": ""}]
     (tmp_path / "a.json").write_text(json.dumps({"form": rating.form_id(items(), [], QUESTION), "rater": "CD", "ratings": rows}))
     page.set_input_files("#load", tmp_path / "a.json")
-    page.wait_for_function("document.getElementById('message').textContent === 'Loaded.'")
+    page.locator("#message", has_text="Loaded.").wait_for()
     assert page.inner_text("#status") == "1 of 3 rated" and page.input_value("[name=rater]") == "CD"
     page.click("#open")
     assert page.inner_text("#item-name") == "Item 3 of 3: stage"

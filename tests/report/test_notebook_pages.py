@@ -25,8 +25,9 @@ def test_images_get_a_text_and_keep_their_own():
 
 
 def test_header_cells_say_what_they_head():
-    table = '<table><thead><tr><th class="x">a</th></tr></thead><tbody><tr><th>1</th><th scope="row">2</th></tr></tbody></table>'
-    assert [cell["scope"] for cell in Page(notebook_pages.accessible(table, "")).all("th")] == ["col", "row", "row"]
+    table = '<table><thead><tr><th></th><th class="x">a</th></tr></thead><tbody><tr><th>1</th><th scope="row">2</th></tr></tbody></table>'
+    page = Page(notebook_pages.accessible(table, ""))
+    assert [cell["scope"] for cell in page.all("th")] == ["col", "row", "row"] and len(page.all("td")) == 1, "an empty cell heads nothing"
 
 
 def test_parameters_have_the_values_of_the_record_and_the_notebooks_words():

@@ -66,7 +66,7 @@ def test_a_row_per_task_with_values_of_the_tables():
     assert (row["word"], row["verdict"]) == ("check", "useful only if every answer is checked"), "false answers 18 to 22 %"
     assert rows.loc["Diagnosis generation", "word"] == "useful"
     short = verdicts.short_sentences(results(paired=comparisons), rows.reset_index(), {"notes": None, "splits": None})
-    assert short == ["The verdict on tiny_base, cpt-sft: “useful” for Diagnosis generation; “useful only if every answer is checked” for Phenotype extraction."]
+    assert short == ["tiny_base, cpt-sft, 2 tasks: “useful” 1, “useful only if every answer is checked” 1."]
 
 
 def test_without_labels_models_or_comparisons_nothing_is_promised():
@@ -96,7 +96,7 @@ def test_the_page_states_every_word_and_limit():
     assert all(str(RULES[limit]) in said for limit in ["right_at_least", "false_answers_at_most", "dangerous_at_most", "alpha"])
 
 
-@pytest.mark.parametrize("models, expected", [(1, "one model"), (2, "2 models"), (3, "rank correlation")])
+@pytest.mark.parametrize("models, expected", [(1, "1 of this run's language models has"), (2, "2 of this run's language models have"), (3, "rank correlation")])
 def test_release_dates_speak_only_of_models_that_have_one(models, expected):
     names = [name for name, _ in sorted(summary.release_dates().items(), key=lambda item: item[1])]
     chosen = [names[0], names[-1], names[len(names) // 2]][:models]

@@ -96,7 +96,7 @@ function rowOf(i, system) {
   const button = make("button", { type: "button" }, `${i + 1}: ${data.fields[item[FIELD]]}`);
   button.dataset.item = i;
   const row = make("tr", { className: i === chosen ? "chosen" : "" }, make("th", { scope: "row" }, button), make("td", {}, data.strings[item[GOLD]]),
-    make("td", {}, answer ? data.strings[answer[TEXT]] || "(empty)" : "(not asked)"), make("td", { className: "verdict" }, ...(answer ? [verdict(answer)] : [])));
+    make("td", {}, answer ? data.strings[answer[TEXT]] || "(empty)" : "(not asked)"), make("td", { className: "judged" }, ...(answer ? [verdict(answer)] : [])));
   return row;
 }
 
@@ -134,14 +134,15 @@ function show(i, focus) {
 function answerTable(item) {
   const gold = data.strings[item[GOLD]];
   const with_ = (column) => item[ANSWERS].some((answer) => answer[column] !== null);
-  const names = ["system", "answer", "verdict", ...(with_(SURE) ? ["confidence"] : []), ...(with_(EVIDENCE) ? ["rests on"] : [])];
+  const names = ["system", "answer", "verdict", ...(with_(SURE) ? ["confidence"] : []), ...(with_(EVIDENCE) ? ["evidence"] : [])];
   const rows = item[ANSWERS].map((answer) => make("tr", {}, make("th", { scope: "row" }, data.systems[answer[SYSTEM]]),
     make("td", {}, ...compared(gold, data.strings[answer[TEXT]], answer[RIGHT])),
     make("td", {}, verdict(answer), answer[KIND] >= 0 ? make("div", { className: "quiet" }, data.kinds[answer[KIND]]) : ""),
     ...(with_(SURE) ? [make("td", { className: "number" }, answer[SURE] === null ? "" : `${answer[SURE]} %`)] : []),
     ...(with_(EVIDENCE) ? [make("td", {}, ...(answer[EVIDENCE] ? evidence(item, answer[EVIDENCE]) : []))] : [])));
   const label = make("tr", {}, make("th", { scope: "row" }, "label (gold)"), make("td", {}, gold), ...names.slice(2).map(() => make("td", {})));
-  const caption = make("caption", {}, "Words that the label does not have are underlined; words of the label that are missing are struck through.");
+  const caption = make("caption", {}, "Words that the label does not have are underlined; words of the label that are missing are struck through."
+    + (with_(EVIDENCE) ? " A quote opens in the text; it stands in the note word for word unless it says otherwise." : ""));
   const table = make("table", {}, caption, make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)))), make("tbody", {}, label, ...rows));
   const scroll = make("div", { className: "scroll", tabIndex: 0 }, table);
   scroll.setAttribute("role", "region");
@@ -173,14 +174,13 @@ function compared(gold, answer, right) {
 // ---- evidence ----
 
 function evidence(item, found) {
-  const words = found.v ? "found in the note" : found.q ? "not found in the note" : "no quote found in the note";
-  const state = make("div", { className: found.v ? "quiet" : "wrong" }, words);
+  const state = make("div", { className: found.v ? "quiet" : "wrong" }, found.v ? "found in the note" : found.q ? "not found in the note" : "no quote found in the note");
   if (!found.q) return [state];
   if (!found.c && !found.n) return [make("div", {}, `“${found.q}”`), state];
-  const button = make("button", { type: "button", className: "quote" }, `“${found.q}”`);
-  button.title = "Show it in the text";
+  const button = make("button", { type: "button", className: "quote" }, make("span", {}, `“${found.q}”`));
+  button.title = `Show in the text: ${found.q}`;
   button.addEventListener("click", () => showQuote(item, found));
-  return [button, state];
+  return found.v ? [button] : [button, state];
 }
 
 function showQuote(item, found) {
