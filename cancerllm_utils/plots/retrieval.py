@@ -71,7 +71,7 @@ def wrong_examples(copies: pd.DataFrame) -> Figure:
         for x, text in ((1.02, "n"), (1.12, "% repeating it\n(unseen)")):
             ax.text(x, 1.0, text, transform=ax.transAxes, va="bottom", fontsize=8)
         ax.axvline(0, color="0.3", linewidth=1, linestyle=":")
-        ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {stage}, k = {k}", xlabel="change in right answers, points", xlim=(-103, 103))
+        ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {stage}, k = {k}", xlabel="change in right answers, points (95 % interval)", xlim=(-103, 103))
     axes[0, 0].set_yticks(range(len(order)), [NAMES[name] for name in order])
     axes[0, 0].set_ylim(len(order) - 0.5, -0.5)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
