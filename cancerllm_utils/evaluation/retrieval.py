@@ -234,7 +234,7 @@ def run_stage(run_dir: str | Path, model: str, stage: str, tasks: list[str], tes
 
     max_prompt_tokens: longest prompt, 0 for what the model reads. Everything goes below retrieval/ of the run; a call that was killed goes on where it
     stopped. Returns per task and test set {model, stage, task, split, store, questions, ks, ranked, allowed, guarded, seconds, indexes, folder, left_out},
-    left_out being the examples that found no room. A test set without questions is left out. Each set outside train and dev gets a line in results/ledger.csv.
+    left_out being the examples that found no room or were not there. A test set without questions is left out. Each set outside train and dev gets a line in results/ledger.csv.
     """
     if not ks or min(ks) < 1 or max(ks) > DEPTH:
         raise UserError(f"ks {ks}: numbers of worked examples, 1 to {DEPTH} each. Set ks: [1, 3].")
@@ -283,9 +283,9 @@ def retrieved_rows(store: pd.DataFrame, questions: pd.DataFrame, ranked: dict[st
 
 
 def described(found: list[dict]) -> pd.DataFrame:
-    """One row per task and test set: questions, patients, training examples in the store, candidates a question may find, worked examples without room."""
+    """One row per task and test set: questions, patients, training examples in the store, candidates a question may find, worked examples not shown (no room, or none found)."""
     return pd.DataFrame([
         {"task": one["task"], "split": one["split"], "questions": len(one["questions"]), "patients": one["questions"]["patient_id"].nunique(), "store": len(one["store"]),
-         "candidates a question (median)": int(np.median([allowed.sum() for allowed in one["allowed"]])), "worked examples without room": one["left_out"]}
+         "candidates a question (median)": int(np.median([allowed.sum() for allowed in one["allowed"]])), "worked examples not shown": one["left_out"]}
         for one in found
     ])  # fmt: skip
