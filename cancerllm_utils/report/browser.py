@@ -15,6 +15,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from cancerllm_utils.corpus import identifiers
 from cancerllm_utils.corpus.local.cancer_codes import CODES
 from cancerllm_utils.evaluation import danger
 from cancerllm_utils.evaluation.metrics import value_scores
@@ -26,7 +27,7 @@ from cancerllm_utils.tasks.task import UNPARSED, load_task, read_jsonl, task_nam
 ASSETS = PACKAGE / "assets" / "report"
 RING_ORDER = ("test", "external_site", "external", "dev", "train")  # what headlines speak of comes first
 LONGEST = 8  # words of an answer that may repeat a note: as many as the report's own search for note text takes
-HIDDEN = "(not shown: it repeats a passage of a note)"
+HIDDEN = "(not shown: it repeats a passage of a note, or looks like an identifier)"
 AROUND = 300  # characters of the note on each side of a quote that the model's context does not hold
 
 
@@ -173,9 +174,9 @@ def place_of(evidence: tuple, context: str, note: str, shown: bool) -> dict:
 
 
 def hide_passages(strings: list[str], texts) -> list[str]:
-    """The strings, those that share LONGEST words in a row with a note replaced: a model may have learnt a report by heart."""
+    """The strings, those replaced that share LONGEST words in a row with a note or hold what looks like an identifier: a model may know a report by heart."""
     from cancerllm_utils.report import pages  # which itself calls this module
 
     long = {str(i): text for i, text in enumerate(strings) if len(re.findall(r"[A-Za-z]{3,}", text)) >= LONGEST}
     repeats = set(pages.pages_with_note_text(long, texts)) if long else set()
-    return [HIDDEN if str(i) in repeats else text for i, text in enumerate(strings)]
+    return [HIDDEN if str(i) in repeats or identifiers.find(text) else text for i, text in enumerate(strings)]

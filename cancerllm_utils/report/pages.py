@@ -229,6 +229,7 @@ def files_for_others(run_dir: Path) -> list[dict]:
         ("report/tripod_llm.html", "the TRIPOD-LLM checklist, filled from this run"),
         ("results/tripod_llm.csv", "the same as a table"),
         ("DATASHEET.md", "datasheet of the corpus"),
+        ("adjudication/form.html", "rating form: sampled questions with whole notes, for two people to judge"),
         *cards,
     ]
     return [{"href": f"../{path}".removeprefix("../report/"), "name": path, "text": text} for path, text in found if path.startswith("report/") or (run_dir / path).exists()]

@@ -85,6 +85,11 @@ def test_a_real_note_stays_out_and_the_page_says_so(real):
     assert all(set(answer[6] or {"v": 0}) == {"v"} for item in data["items"] for answer in item[8])
 
 
+def test_what_looks_like_an_identifier_stays_out_and_values_stay_in():
+    values = ["T2 N1", "Left", "2.4 cm", "mucinous adenocarcinoma of the colon", "What is the cancer grade in the given context?", "curative; surgery; paclitaxel"]
+    assert browser.hide_passages([*values, "Dr. Anna Example, MRN 4471203"], []) == [*values, browser.HIDDEN]
+
+
 def test_report_text_puts_it_in_with_a_warning(real):
     page = browser.build_browser(real, report_text=True).read_text()
     assert "contains patient text, do not share" in page and "received fresh" in page and len(data_of(page)["contexts"]) == 60

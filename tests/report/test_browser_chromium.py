@@ -66,7 +66,7 @@ def visit(chromium, folder):
         width, height = SIZES[size]
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("request", lambda request: None if request.url.split(":")[0] in ("file", "data", "blob") else wrong.append(f"request: {request.url}"))
