@@ -30,7 +30,7 @@ def data(tmp_path):
     for name, lines in (("medquad_other", other), ("pmc_trial_articles", articles)):
         write_gzip(folder / "literature" / f"{name}.jsonl.gz", lines)
     header = ["gene", "variant", "disease", "drugs", "evidence_type", "evidence_direction", "evidence_level", "clinical_significance", "evidence_statement", "evidence_id"]
-    values = ["ABC1", "X1Y", "Nail rash", "", "Predictive", "Supports", "B", "Sensitivity", "Growths with the variant shrink.", "77"]
+    values = ["ABC1", "X1Y", "Nail rash", "", "Predictive", "Supports", "B", "Sensitivity", "Patches with this variant shrink.", "77"]
     (folder / "genomics" / "civic_evidence_2018.tsv").write_text("\t".join(header) + "\n" + "\t".join(values) + "\n")
     return folder
 
