@@ -17,7 +17,7 @@ from cancerllm_utils import paths
 from cancerllm_utils.report import results_files
 
 STEPS = ["01_data_exploration", "02_dataset_preparation", "02b_treatment_plans", "03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation",
-         "06b_independent_cohort", "08_efficiency", "00_summary"]
+         "06b_independent_cohort", "06c_trust", "06d_adjudication", "08_efficiency", "00_summary"]
 TASKS = ["phenotype_extraction", "registry_prediction", "diagnosis_generation", "stage_from_tnm", "icd10_coding", "treatment_plan"]
 SMALL = {
     "study": {"steps": STEPS},

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cancerllm_utils.evaluation import score
+from cancerllm_utils.evaluation import score, stats
 from cancerllm_utils.evaluation.metrics import value_scores
 from cancerllm_utils.results import is_hybrid, main_systems, system_order
 from cancerllm_utils.tasks.task import read_jsonl
@@ -59,6 +59,23 @@ def read_answers(run_dir: str | Path) -> pd.DataFrame:
 def counted(answers: pd.DataFrame) -> pd.DataFrame:
     """The rows that headlines count: in extraction those where text and registry agree and clean "not stated" ones, elsewhere all."""
     return answers[answers["headline"] | (answers["task"] != "phenotype_extraction")]
+
+
+def share_interval(hits, rows: pd.DataFrame, split: str, n_resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval, in %, of the mean of `hits` (0 to 1) over the clusters of score.ring_clusters of `rows`; (NaN, NaN) of nothing.
+
+    Where all hits are 0, or all 1, a bootstrap would give an interval of no width: there the limits are the exact binomial ones (Clopper and Pearson 1934)
+    for as many trials as there are clusters.
+    """
+    hits = np.asarray(hits, dtype=float)
+    if not len(hits):
+        return float("nan"), float("nan")
+    clusters, method = score.ring_clusters(rows, split)
+    if (hits == 0).all() or (hits == 1).all():
+        reach = 100 * 0.025 ** (1 / len(set(clusters)))  # alpha / 2 to the power of 1 / n
+        return (reach, 100.0) if hits[0] else (0.0, 100 - reach)
+    low, high = stats.cluster_interval(100 * hits, clusters, method, n_resamples, seed)
+    return max(low, 0.0), min(high, 100.0)
 
 
 def shown_systems(table: pd.DataFrame) -> list[tuple[str, str]]:

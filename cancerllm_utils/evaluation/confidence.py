@@ -38,6 +38,11 @@ def bins(sure: np.ndarray, n_bins: int) -> np.ndarray:
     return np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, max(len(edges) - 2, 0))
 
 
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 * part / whole as a column; NaN of nothing, as where the only cluster is left out."""
+    return 100 * np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)[:, None]
+
+
 def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int = 1000, seed: int = 0) -> dict:
     """Expected calibration error in points: {ece, low, high, if_perfect}.
 
@@ -55,7 +60,7 @@ def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int 
     np.add.at(sums, owner, np.column_stack([member * (right - sure)[:, None], np.ones(len(sure))]))
 
     def statistic(sums):
-        return (100 * np.abs(sums[:, :k]).sum(axis=1) / sums[:, k])[:, None]
+        return share(np.abs(sums[:, :k]).sum(axis=1), sums[:, k])
 
     low, high = stats.limits_of_sums(sums, sums[:, k], statistic, "t", 0, seed)
     order = np.argsort(sure, kind="stable")  # so that the draws do not depend on the order of the rows
@@ -66,18 +71,11 @@ def calibration_error(sure, right, clusters=None, n_bins: int = 5, n_draws: int 
 
 def reliability(sure, right, rows: pd.DataFrame, split: str, n_bins: int = 5, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """One row per bin: bin, n, confidence (mean probability), right, low, high (%)."""
-    table, found = rows.assign(sure=np.asarray(sure, dtype=float), hit=100 * np.asarray(right, dtype=float)), []
+    table, found = rows.assign(sure=np.asarray(sure, dtype=float), hit=np.asarray(right, dtype=float)), []
     for number, part in table.groupby(bins(table["sure"].to_numpy(), n_bins)):
-        low, high = interval(part["hit"], part, split, n_resamples, seed)
-        found.append({"bin": int(number), "n": len(part), "confidence": 100 * part["sure"].mean(), "right": part["hit"].mean(), "low": low, "high": high})
+        low, high = answer_tables.share_interval(part["hit"], part, split, n_resamples, seed)
+        found.append({"bin": int(number), "n": len(part), "confidence": 100 * part["sure"].mean(), "right": 100 * part["hit"].mean(), "low": low, "high": high})
     return pd.DataFrame(found)
-
-
-def interval(values, rows: pd.DataFrame, split: str, n_resamples: int, seed: int) -> tuple[float, float]:
-    """95 % interval of a mean in %, over the clusters of the test set."""
-    clusters, method = score.ring_clusters(rows, split)
-    low, high = stats.cluster_interval(values, clusters, method, n_resamples, seed)
-    return max(low, 0.0), min(high, 100.0)
 
 
 def fit_temperature(sure, right) -> float:
@@ -127,7 +125,7 @@ def area_interval(sure, right, clusters, method: str, n_resamples: int, seed: in
         wrong, seen = np.cumsum(sums[:, :k], axis=1), np.cumsum(sums[:, k:], axis=1)
         weight = sums[:, k:]
         risk = np.divide(wrong, seen, out=np.zeros_like(wrong), where=seen > 0)
-        return (100 * (risk * weight).sum(axis=1) / weight.sum(axis=1))[:, None]
+        return share((risk * weight).sum(axis=1), weight.sum(axis=1))
 
     low, high = stats.limits_of_sums(sums, sums[:, k:].sum(axis=1), statistic, method, n_resamples, seed)
     return max(float(low[0]), 0.0), min(float(high[0]), 100.0)
@@ -139,7 +137,7 @@ def curve(sure, right, rows: pd.DataFrame, split: str, n_resamples: int = 1000, 
     ordered, found = rows.iloc[order], []
     for coverage in CURVE:
         n = max(1, round(len(hits) * coverage / 100))
-        low, high = interval(100 * hits[:n], ordered.iloc[:n], split, n_resamples, seed)
+        low, high = answer_tables.share_interval(hits[:n], ordered.iloc[:n], split, n_resamples, seed)
         found.append({"coverage": coverage, "n": n, "right": 100 * hits[:n].mean(), "low": low, "high": high})
     return pd.DataFrame(found)
 
@@ -171,7 +169,7 @@ def review(sure, right, rows: pd.DataFrame, split: str, cut: float, n_resamples:
     kept = sure >= cut
     found = {"sent": 100 * (~kept).mean(), "errors_left": 100 * (kept & ~right).mean(), "errors_caught": 100 * (~kept & ~right).sum() / (~right).sum() if not right.all() else np.nan}
     if kept.any():
-        low, high = interval(100 * right[kept].astype(float), rows[kept], split, n_resamples, seed)
+        low, high = answer_tables.share_interval(right[kept], rows[kept], split, n_resamples, seed)
         found |= {"right_kept": 100 * right[kept].mean(), "right_kept_low": low, "right_kept_high": high}
     return found
 

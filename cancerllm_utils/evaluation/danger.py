@@ -1,7 +1,6 @@
 """Errors that could hurt a patient, by kind and severity: params/shared/severities.yaml says what they are, here they are counted.
 
-A share is told of the questions in which the error was possible: of a side only where there is one. Where no error (or nothing but errors) was seen a
-bootstrap would give an interval of no width, so there the limits are the exact binomial ones (Clopper and Pearson 1934) for as many patients.
+A share is told of the questions in which the error was possible: of a side only where there is one.
 """
 
 import re
@@ -13,7 +12,7 @@ import yaml
 
 from cancerllm_utils import paths
 from cancerllm_utils.evaluation import answers as answer_tables
-from cancerllm_utils.evaluation import score, stats
+from cancerllm_utils.evaluation import score
 from cancerllm_utils.results import model_name, ring_name, task_name
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, read_jsonl
 
@@ -122,13 +121,9 @@ def classify(examples: pd.DataFrame) -> pd.DataFrame:
 
 def share_of(wrong: pd.Series, rows: pd.DataFrame, split: str, n_resamples: int, seed: int) -> dict:
     """{n, of, given, patients, share, low, high} of one kind in one test set, share and limits in %; rows: patient_id, institution and parsed of the questions."""
-    clusters, method = score.ring_clusters(rows, split)
-    low, high = stats.cluster_interval(100 * wrong.astype(float), clusters, method, n_resamples, seed)
-    if wrong.all() or not wrong.any():  # the exact limits are (alpha / 2) ** (1 / n) from the other end
-        reach = 100 * 0.025 ** (1 / len(set(clusters)))
-        low, high = (reach, 100.0) if wrong.all() else (0.0, 100 - reach)
+    low, high = answer_tables.share_interval(wrong, rows, split, n_resamples, seed)
     given = ~rows["parsed"].isin(["", NOT_STATED, UNPARSED]) | wrong
-    return {"n": int(wrong.sum()), "of": len(wrong), "given": int(given.sum()), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": max(low, 0.0), "high": min(high, 100.0)}
+    return {"n": int(wrong.sum()), "of": len(wrong), "given": int(given.sum()), "patients": rows["patient_id"].nunique(), "share": 100 * wrong.mean(), "low": low, "high": high}
 
 
 def run(run_dir: str | Path, answers: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

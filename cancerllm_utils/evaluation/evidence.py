@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cancerllm_utils.evaluation import answers as answer_tables
-from cancerllm_utils.evaluation import score, stats
+from cancerllm_utils.evaluation import score
 from cancerllm_utils.results import model_name, ring_name, task_name
 from cancerllm_utils.tasks.context import split_units, terms
 from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jsonl
@@ -25,6 +25,7 @@ from cancerllm_utils.tasks.task import NOT_STATED, UNPARSED, load_task, read_jso
 ANSWER_WEIGHT = 2.0
 ITEM_COLUMNS = [*answer_tables.KEYS, "example_id", "method", "quote", "quote_start", "quote_end", "verified", "holds_gold"]
 COLUMNS = [*answer_tables.KEYS, "method", "answers", "n", "quoted", "verified", "n_gold", "holds_gold", "low", "high", "reachable", "agree"]
+NO_VALUE = ("", NOT_STATED, UNPARSED)
 _QUOTED = re.compile(r'(?P<answer>[^\n]*?)\s*\|\s*"(?P<quote>.+)"', re.DOTALL)
 
 
@@ -99,7 +100,8 @@ def is_extraction(task: str) -> bool:
 
 
 def gives_value(parsed: str) -> bool:
-    return parsed not in ("", NOT_STATED, UNPARSED)
+    """Whether a parsed answer names a value."""
+    return parsed not in NO_VALUE
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------------------
@@ -149,9 +151,9 @@ def run(run_dir: str | Path, answers: pd.DataFrame, show_text: bool = False, n_r
     answers: answers.read_answers. show_text: keep the quotes' text, which is the note's; without it the places stand alone. Shares are in %.
     """
     run_dir = Path(run_dir)
-    asked = answers[answers["task"].map(is_extraction).astype(bool)]
+    asked = answers[answers["task"].isin([task for task in dict.fromkeys(answers["task"]) if is_extraction(task)])]
     sources = material(run_dir, list(dict.fromkeys(asked["task"])), list(dict.fromkeys(asked["split"])))
-    given = asked[asked["parsed"].map(gives_value) & asked["example_id"].isin(sources)].reset_index(drop=True)
+    given = asked[~asked["parsed"].isin(NO_VALUE) & asked["example_id"].isin(sources)].reset_index(drop=True)
     known, found = {}, []
     for row in given.itertuples():
         case = (row.example_id, row.prediction, row.parsed)
@@ -182,15 +184,11 @@ def summaries(items: pd.DataFrame, n_resamples: int, seed: int):
 def summary(part: pd.DataFrame, split: str, n_resamples: int, seed: int) -> dict:
     """n, quoted, verified (% of the answers), n_gold and of these holds_gold with low and high, reachable (% for which any sentence of the prompt would do)."""
     with_gold = part[part["holds_gold"].notna()]
-    held = 100 * with_gold["holds_gold"].astype(float)
-    low = high = np.nan
-    if len(with_gold):
-        clusters, method = score.ring_clusters(with_gold, split)
-        low, high = stats.cluster_interval(held, clusters, method, n_resamples, seed)
+    held = with_gold["holds_gold"].astype(float)
+    low, high = answer_tables.share_interval(held, with_gold, split, n_resamples, seed)
     quoted = part["verified"] | (part["method"] == "written")
     return {"n": len(part), "quoted": 100 * quoted.mean(), "verified": 100 * part["verified"].sum() / quoted.sum() if quoted.any() else np.nan,
-            "n_gold": len(with_gold), "holds_gold": held.mean(), "low": max(low, 0.0) if len(with_gold) else low, "high": min(high, 100.0) if len(with_gold) else high,
-            "reachable": 100 * with_gold["reachable"].mean()}
+            "n_gold": len(with_gold), "holds_gold": 100 * held.mean(), "low": low, "high": high, "reachable": 100 * with_gold["reachable"].mean()}
 
 
 def left_out(run_dir: Path, answers: pd.DataFrame, sources: dict, n_resamples: int, seed: int) -> list[dict]:

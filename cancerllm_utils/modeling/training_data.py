@@ -130,6 +130,9 @@ def tuning_examples(run_dir: Path, split: str, settings: dict) -> tuple[dict[str
             rows, table = counterfactual.corrupt(rows, settings["counterfactual_rate"], settings["counterfactual_mode"], settings["seed"])
             tables.append(table)
         read[task] = augmented(rows, settings["augment"], settings["augment_rate"], settings["seed"])
+        if settings["augment"]:
+            damaged = sum(old["prompt"] != new["prompt"] for old, new in zip(rows, read[task], strict=True))
+            print(f"data: {task} {split}: {damaged:,} of {len(rows):,} texts damaged by {', '.join(settings['augment'])}")
     return read, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=counterfactual.COLUMNS)
 
 

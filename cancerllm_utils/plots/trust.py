@@ -69,7 +69,7 @@ def reliability(bins: pd.DataFrame, systems: list[tuple[str, str]], split: str) 
                     ax.errorbar(own["confidence"], own["right"], yerr=[(own["right"] - own["low"]).clip(lower=0), (own["high"] - own["right"]).clip(lower=0)], markersize=6, linewidth=1.2,
                                 elinewidth=0.9, capsize=2, clip_on=False, label=f"{model_name(*system)}", **style[system])
             n = part.groupby(["model", "stage"])["n"].sum()
-            ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{'at the temperature of dev' if is_scaled else 'as given'}, {n_text(n) if len(n) else ''}", xlim=(-3, 103), ylim=(-3, 103))
+            ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{'corrected by the temperature' if is_scaled else 'as given'}, {n_text(n) if len(n) else ''}", xlim=(-3, 103), ylim=(-3, 103))
     for ax in axes[:, 0]:
         ax.set_ylabel("right, %")
     for ax in axes[-1]:

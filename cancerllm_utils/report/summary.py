@@ -29,7 +29,7 @@ from cancerllm_utils.results import (
 from cancerllm_utils.tasks.task import label_source, load_task, task_names
 
 NOT_RUN = "not run"
-# Tables that the report reads, with the columns that it needs of each; the last three are written by studies that a run may leave out.
+# Tables that the report reads, with the columns that it needs of each; all but the first three are written by notebooks that a run may leave out.
 TABLES = {
     "scores": ("scores.csv", SCORE_COLUMNS),
     "cpt": ("cpt.csv", CPT_COLUMNS),
@@ -37,6 +37,7 @@ TABLES = {
     "rings": ("ring_drop.csv", ["model", "stage", "task", "split", "metric", "difference", "low", "high", "p_holm"]),
     "subgroups": ("subgroups.csv", ["model", "stage", "task", "metric", "dimension", "level", "n", "patients", "difference", "low", "high", "p_holm"]),
     "dangerous": ("dangerous.csv", ["model", "stage", "task", "split", "kind", "severity", "n", "of", "share", "low", "high"]),
+    "calibration": ("calibration.csv", ["model", "stage", "task", "split", "right", "confidence"]),
 }
 FEW_MODELS = 3  # fewer have no order worth a correlation
 ALPHA = 0.05  # as in comparisons.yaml
@@ -45,7 +46,7 @@ SILVER = ("No patient of this corpus has a label: the models were tuned on what 
 
 
 def read_results(run_dir: str | Path) -> dict:
-    """A run's result tables as scores, cpt, paired (comparisons.csv), comparisons (those of average F1), rings (ring_drop.csv), subgroups, dangerous,
+    """A run's result tables as scores, cpt, paired (comparisons.csv), comparisons (those of average F1), rings (ring_drop.csv), subgroups, dangerous, calibration,
     asked (patient_id and split of whoever was asked about);
     synthetic: True only when every note comes from the generator; silver: True when no patient of the corpus has a label, so that the gold of
     extraction is what the reading rules find.
@@ -308,7 +309,7 @@ def release_sentence(scores: pd.DataFrame) -> str:
     if models < FEW_MODELS:
         return f"Performance by release date: {models} of this run's language models {'has' if models == 1 else 'have'} a known release date; {FEW_MODELS} are needed to say whether newer ones answer better."
     best["released"] = best["model"].map(dates).map(lambda month: pd.Period(month, "M").ordinal)
-    said = [f"{task_name(task).lower()} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
+    said = [f"{task_name(task)} {part['released'].corr(part['f1'], method='spearman'):+.2f}".replace("-", "\N{MINUS SIGN}") for task, part in best.groupby("task", sort=False)]
     return f"Performance by release date, {models} models: rank correlation of date and score {', '.join(said)} (1: every newer model is better; 0: no relation)."
 
 

@@ -160,7 +160,7 @@ def rule_sentences() -> list[str]:
 
 
 def short_sentences(results: dict, verdicts: pd.DataFrame, cohort: dict) -> list[str]:
-    """The first page in a few sentences: what can be trusted, on which patients, for whom it is worse. cohort: run_facts.read_cohort."""
+    """The first page in a few sentences: what can be trusted, on which patients, for whom it is worse, and how sure it is. cohort: run_facts.read_cohort."""
     system, split, words = study_system(results["scores"]), main_split(results["scores"]), rules()["words"]
     if system is None or verdicts.empty:
         return ["No language model was scored in this run, so nothing can be said about trust."]
@@ -172,7 +172,14 @@ def short_sentences(results: dict, verdicts: pd.DataFrame, cohort: dict) -> list
         of = {ring: notes[notes["patient_id"].isin(asked.loc[asked["split"].eq(ring), "patient_id"])] for ring in (split, "external")}
         text += f" Tested on {of[split]['patient_id'].nunique():,} {ring_name(split)} with {of[split]['cancer_type'].nunique()} cancer types, from hospitals that also trained the model, and "
         text += f"on {of['external']['patient_id'].nunique():,} patients of {of['external']['institution'].nunique()} hospitals that nothing had seen." if len(of["external"]) else "in no unseen hospital."
-    return [text, *worse_sentences(results["subgroups"], system)]
+    return [text, *worse_sentences(results["subgroups"], system), *confidence_sentences(results["calibration"], system, split)]
+
+
+def confidence_sentences(calibration: pd.DataFrame, system: tuple[str, str], split: str) -> list[str]:
+    """Whether the system is as sure as it is right, task by task, in one sentence; [] where no confidence was looked at."""
+    rows = calibration[calibration["model"].eq(system[0]) & calibration["stage"].eq(system[1]) & calibration["split"].eq(split)].dropna(subset=["right", "confidence"])
+    told = [f"{task_name(row.task)} {row.confidence:.0f} % sure, {row.right:.0f} % right" for row in rows.itertuples()]
+    return [f"Its own confidence, before any correction: {'; '.join(told)}."] if told else []
 
 
 def worse_sentences(subgroups: pd.DataFrame, system: tuple[str, str]) -> list[str]:

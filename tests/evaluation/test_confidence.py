@@ -148,3 +148,10 @@ def test_no_system_with_probabilities_gives_empty_tables(tmp_path):
 def test_senseless_parameters_stop_with_the_remedy(wrong, name):
     with pytest.raises(UserError, match=f"{name}.*set"):
         confidence.check(*wrong)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_unseen_institution_has_scores_and_no_limits(tmp_path):
+    given = answers().query("model == 'tiny_base' and split == 'test'").assign(split="external", institution="Larkmoor")
+    row = confidence.run(tmp_path, given, n_resamples=50)["calibration"].iloc[0]
+    assert row["ece"] > 0 and row[["ece_low", "ece_high", "aurc_low", "aurc_high"]].isna().all()

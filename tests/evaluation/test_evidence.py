@@ -128,3 +128,11 @@ def test_the_measured_sample_is_held_against_the_words(run):
     assert (table["n"] == 1).all() and (table["agree"] == 0).all() and table.loc["left out", "holds_gold"] == 0 and table.loc["words", "holds_gold"] == 100
     text = evidence.sentences(pd.read_csv(run / "results" / "evidence.csv"), [], "test")
     assert "measured on 1 answers" in text[0] and "0.0 %" in text[0]
+
+
+def test_a_run_without_an_extraction_answer_gives_empty_tables(run):
+    for part in (given().assign(task="diagnosis_generation"), given().assign(parsed="not stated", prediction="not stated"), given().head(0)):
+        table = evidence.run(run, part, n_resamples=20)
+        assert table.empty and list(pd.read_parquet(run / "results" / "evidence.parquet")) == evidence.ITEM_COLUMNS
+        assert evidence.sentences(table, [("tiny_base", "sft")], "test") == ["No extraction answer of this run gives a value."]
+        assert evidence.examples_table(run, part, ("tiny_base", "sft"), "test").empty

@@ -175,6 +175,7 @@ def test_altered_labels_are_a_curve_over_the_training_on_clean_questions_of_ever
     for ring in ("test", "external"):
         for stage, right in {"sft": "11111111", "sft-cf40": "11110000", "sft-cf40-filtered": "11111100", "sft-cfnear40": "11111000", "cpt": "00000000"}.items():
             study.predict(stage, ring, right)
+        study.predict("sft-cf40", f"{ring}+respelled", "00000000")  # a mended text has no part in it
         study.predict("baseline", ring, "11111111", model="tfidf")
         study.predict("baseline-cf40", ring, "11111110", model="tfidf")
     found, _, tests = scored(study)
@@ -270,11 +271,11 @@ def test_extraction_counts_its_headline_items(tmp_path):
 
 def test_the_notes_own_noise_is_cut_on_training_notes(study):
     study.predict("sft", "test", "11110000")
-    study.notes([0.0, 0.01, 0.01, 0.02, 0.3, 0.3, 0.4, 0.4], train=[0.0] * 3 + [0.03] * 3 + [0.2] * 3)
+    study.notes([0.01] * 4 + [0.15] * 4, train=[0.0] * 3 + [0.1] * 3 + [0.2] * 3)  # cut at 0.1; all notes together would be cut at 0.15
     rows, changes = robustness.natural(study.run, "test", n_resamples=200)
     accuracy = rows[rows["metric"] == "value_accuracy"].set_index("subgroup")
-    assert accuracy["f1"].to_dict() == {"clean": 100, "heavy": 0} and accuracy["n"].to_dict() == {"clean": 4, "heavy": 4}  # thirds of the test notes would be other thirds
-    assert accuracy["rate"].to_dict() == {"clean": pytest.approx(1), "heavy": pytest.approx(35)}
+    assert accuracy["f1"].to_dict() == {"clean": 100, "heavy": 0} and accuracy["n"].to_dict() == {"clean": 4, "heavy": 4}
+    assert accuracy["rate"].to_dict() == {"clean": pytest.approx(1), "heavy": pytest.approx(15)}
     assert pick(changes, metric="value_accuracy")["value"] == -100
     study.notes([0.0] * 8, train=[0.0] * 3)
     assert len(robustness.natural(study.run, "test")[1]) == 0, "all notes are clean"

@@ -195,9 +195,10 @@ def test_on_a_phone_a_button_leads_back_to_the_list(visit):
 
 def test_a_link_may_bring_filters_along(visit, folder):
     page = visit("answers.html")
-    page.goto(f"{(folder / 'answers.html').as_uri()}#result=wrong&search=grade")
+    page.goto(f"{(folder / 'answers.html').as_uri()}#result=wrong&field=grade&system=Majority+answer&search=specimen&nothing=1")
     page.reload()
-    assert page.input_value("[name=result]") == "wrong" and page.input_value("[name=search]") == "grade" and numbers(page)[1] == 0
+    assert page.input_value("[name=result]") == "wrong" and page.input_value("[name=search]") == "specimen" and numbers(page)[1] == 0
+    assert page.inner_text("#of-system") == "answer of Majority answer" and page.locator("#rows button").first.inner_text().endswith(": grade")
 
 
 def test_without_javascript_a_page_says_so(visit):

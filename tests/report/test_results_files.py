@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils import results
-from cancerllm_utils.evaluation import comparisons, plans, rings, subgroups, unparsed
+from cancerllm_utils.evaluation import comparisons, consistency, plans, rings, robustness, subgroups, unparsed
 from cancerllm_utils.report import results_files, results_json
 from cancerllm_utils.tasks import task
 from tests import invented_results
@@ -110,7 +110,8 @@ def test_every_description_has_what_and_unit_and_every_shared_column_is_used():
 
 @pytest.mark.parametrize("file, columns", [
     ("scores.csv", results.SCORE_COLUMNS), ("cpt.csv", results.CPT_COLUMNS), ("training.csv", results.TRAINING_COLUMNS), ("comparisons.csv", comparisons.COLUMNS),
-    ("ring_drop.csv", rings.COLUMNS), ("subgroups.csv", subgroups.COLUMNS), ("plans.csv", plans.COLUMNS), ("unparsed.csv", unparsed.COLUMNS),
+    ("ring_drop.csv", rings.COLUMNS), ("subgroups.csv", subgroups.COLUMNS), ("plans.csv", plans.COLUMNS), ("unparsed.csv", unparsed.COLUMNS), ("robustness.csv", robustness.COLUMNS),
+    ("robustness_tests.csv", robustness.TEST_COLUMNS), ("consistency.csv", consistency.COLUMNS),
 ])  # fmt: skip
 def test_no_more_and_no_less_than_a_tables_columns_are_described(file, columns):
     assert all(results_files.meaning(file, column) for column in columns)

@@ -90,6 +90,13 @@ def test_worse_served_patients_are_named_the_largest_difference_first():
     assert "Nobody stands out" in verdicts.worse_sentences(rows.assign(p_holm=0.5), SYSTEM)[0] and verdicts.worse_sentences(rows.head(0), SYSTEM) == []
 
 
+def test_confidence_stands_beside_what_was_right():
+    rows = pd.DataFrame([{"model": "tiny_base", "stage": stage, "task": task, "split": split, "right": 40.2, "confidence": 71.6} for stage in ["sft", "cpt-sft"]
+                         for task in ["icd10_coding", "stage_from_tnm"] for split in ["dev", "test"]])
+    assert verdicts.confidence_sentences(rows, SYSTEM, "test") == ["Its own confidence, before any correction: ICD-10 coding 72 % sure, 40 % right; Stage group 72 % sure, 40 % right."]
+    assert verdicts.confidence_sentences(rows.head(0), SYSTEM, "test") == []
+
+
 def test_the_page_states_every_word_and_limit():
     said = " ".join(verdicts.rule_sentences())
     assert all(word in said for word in RULES["words"].values())

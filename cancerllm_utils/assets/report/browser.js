@@ -48,8 +48,10 @@ function fillFilters() {
   form.elements.severity.replaceChildren(
     make("option", { value: "" }, "with or without"), make("option", { value: "any" }, "any severity"),
     ...severities.map((severity) => make("option", { value: String(severity) }, `severity ${severityWords(severity)}`)));
-  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {  // a link may bring filters along
-    if (form.elements[name]) form.elements[name].value = value;
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {  // a link may bring filters along, as in #field=stage&severity=1
+    const option = [...(form.elements[name]?.options || [])].find((one) => one.value === value || one.text === value);
+    if (option) option.selected = true;
+    else if (name === "search") form.elements.search.value = value;
   }
 }
 
