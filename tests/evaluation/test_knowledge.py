@@ -12,7 +12,7 @@ from cancerllm_utils.evaluation import knowledge
 from cancerllm_utils.report import results_files
 from cancerllm_utils.tasks.task import read_jsonl
 
-PAGES = {"thumb": "Thumb growths are removed with a small spoon. Nothing further is needed.", "toe": "Toe growths are frozen. They come back in winter.",
+PAGES = {"thumb": "Thumb growths are removed with one small spoon. Nothing further follows.", "toe": "Toe growths are frozen. They come back in winter.",
          "ear": "Ear growths are painted blue every second day until they are gone."}  # fmt: skip
 
 
