@@ -120,7 +120,7 @@ def test_second_run_does_nothing_and_one_parameter_reruns_what_follows(finished)
     changed = yaml.safe_load(finished["profile"].read_text()) | {"06_evaluation": {"n_resamples": 60}}
     finished["profile"].write_text(yaml.safe_dump(changed))
     due = cancerllm(finished["profile"], "--dry-run", env=finished["environment"])
-    assert "4 of 11 steps to run: 00_summary, 06_evaluation, 06b_independent_cohort, 08_efficiency" in due.stdout, due.stdout + due.stderr
+    assert "6 of 13 steps to run: 00_summary, 06_evaluation, 06b_independent_cohort, 06c_trust, 06d_adjudication, 08_efficiency" in due.stdout, due.stdout + due.stderr
 
 
 def test_plain_papermill_reproduces_a_step(finished, tmp_path):

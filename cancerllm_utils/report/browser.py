@@ -8,6 +8,7 @@ values: a question's own words, the gold, and answers that were read as a value.
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from cancerllm_utils.evaluation import danger
 from cancerllm_utils.evaluation.metrics import value_scores
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.report.run_facts import commits, read_cohort, read_records
-from cancerllm_utils.results import TASKS, main_systems, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import TASKS, clean_files, main_systems, model_name, ring_name, system_order, task_name
 from cancerllm_utils.tasks.task import UNPARSED, load_task, read_jsonl, task_names
 
 ASSETS = PACKAGE / "assets" / "report"
@@ -67,7 +68,7 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
 
     systems: names; start: number of the system shown first; tasks, fields, rings, cancers, kinds, strings, contexts: lists of text;
     items: [task, field, ring, cancer, line of the data set, question, context or -1, gold, answers], and answers [system, text, right (0 or 1),
-    confidence in % or null, kind of danger or -1, severity (0: none), evidence or null]; evidence {"v": found in the note, "q": the quote,
+    probability of the answer in % or null, kind of danger or -1, severity (0: none), evidence or null]; evidence {"v": found in the note, "q": the quote,
     "c": [start, end] in the context, or "n": a passage of the note with "p": [start, end] in it}. left_out: test sets not listed.
     """
     kept, left_out = predictions(run_dir)
@@ -92,7 +93,8 @@ def collect(run_dir: Path, notes: pd.DataFrame | None, shown: bool) -> dict:
                     key = (*system, task, split, example["example_id"])
                     kind, severity = dangers.get(key, ("", 0))
                     answer = (row["prediction"] if shown else UNPARSED) if row["parsed"] == UNPARSED else row["parsed"]
-                    sure = row.get("confidence")
+                    # of the whole answer where a model wrote it: the mean per token is often near 1 for wrong answers
+                    sure = math.exp(row["logprob"]) if row.get("stop_reason") and "logprob" in row else row.get("confidence")
                     rows.append([order.index(system), number("strings", answer), int(value_scores(example["answers"], row["parsed"])["value_accuracy"]),
                                  None if sure is None else round(100 * sure), number("kinds", kinds.get(kind, {"name": kind})["name"]) if kind else -1, int(severity),
                                  place_of(evidence[key], context, texts.get(example["note_id"], ""), shown) if key in evidence else None])
@@ -116,12 +118,12 @@ def cancer_name(code: str | None) -> str:
 
 def predictions(run_dir: Path) -> tuple[dict[tuple, Path], list[str]]:
     """{(model, stage, task, split): file} of the answers whose data set is there and holds a question, and sentences on what was left out."""
-    kept, changed, lost, known = {}, set(), 0, task_names()
+    kept, changed, lost, known, clean = {}, set(), 0, task_names(), set(clean_files(run_dir))
     for path in sorted(run_dir.glob("predictions/*/*/*.jsonl")):
         task, split = path.name.removesuffix(".jsonl").split(".", 1)
         asked = run_dir / "datasets" / task / f"{split}.jsonl"
-        if "+" in split:
-            changed.add(split)
+        if path not in clean:
+            changed.add(split if "+" in split else path.parent.name)
         elif task in known and asked.is_file() and asked.stat().st_size:
             kept[(*path.parts[-3:-1], task, split)] = path
         else:
