@@ -32,18 +32,19 @@ BEFORE = {
     "06d_adjudication": ("06_evaluation",),
     "07_robustness": ("04_instruction_tuning", "05c_perturbed_prediction", "06_evaluation"),
     "03b_ablation": ("03_continued_pretraining", "04_instruction_tuning", "06_evaluation"),
-    "10_radiation_oncology": ("01_data_exploration",),
     "08_efficiency": ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "06_evaluation"),
+    "09_retrieval": ("02_dataset_preparation", "03_continued_pretraining", "04_instruction_tuning"),
+    "10_radiation_oncology": ("01_data_exploration",),
     "00_summary": (),  # and every other job: see needs()
     "A1_tiny_base": (),
 }
 STEPS = tuple(BEFORE)
 # run once per model; 03 and 04 also per variant, 04 per stage
-PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction")
-PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED = PER_MODEL
+PER_MODEL = ("03_continued_pretraining", "04_instruction_tuning", "05_prediction", "05b_contamination", "05c_perturbed_prediction", "09_retrieval")
+PRETRAINING, TUNING, PREDICTION, CONTAMINATION, PERTURBED, RETRIEVAL = PER_MODEL
 ABLATION = "03b_ablation"  # runs where the study varies something, or is named under `study: steps`
 RADONC = "10_radiation_oncology"  # tunes and asks models of its own, in one job
-NAMED = (CONTAMINATION, PERTURBED, "07_robustness", RADONC)  # run where they are named there
+NAMED = (CONTAMINATION, PERTURBED, RETRIEVAL, "07_robustness", RADONC)  # run where they are named there
 # these only read what others made: the Snakefile runs two side by side
 READING = ("02b_treatment_plans", "06_evaluation", "06b_independent_cohort", "06c_trust", "06d_adjudication", "07_robustness", ABLATION)
 SET_BY_STUDY = ("stage", "cpt_stage")
@@ -284,6 +285,12 @@ def jobs(name: str, profile: dict | None = None) -> dict[str, dict]:
             if notebook == CONTAMINATION:
                 if PRETRAINING in study["steps"] and "stages" not in profile.get(CONTAMINATION, {}):
                     of_model["stages"] = ["base", *(["cpt"] if pretraining_stages(stages, {}) else [])]
+                result[job_name(notebook, "", model)] = of_model
+                continue
+            if notebook == RETRIEVAL:
+                tuned = [stage for stage in stages if stage != "cpt"]
+                if TUNING in study["steps"] and "stages" not in profile.get(RETRIEVAL, {}):
+                    of_model["stages"] = tuned[-1:] or ["base"]
                 result[job_name(notebook, "", model)] = of_model
                 continue
             if notebook in (PREDICTION, PERTURBED):

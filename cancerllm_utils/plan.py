@@ -22,7 +22,7 @@ COLUMNS = ["job", "model", "stage", "million_tokens", "gpu_gib", "ram_gib", "hou
 
 
 def amount(job: str, jobs: dict[str, dict]) -> dict:
-    """How much a job of 03, 04, 05, 05b or 05c reads: tokens (seen in training, or read in all prompts), answers (given in all), prompt (tokens of one).
+    """How much a job of 03, 04, 05, 05b, 05c or 09 reads: tokens (seen in training, or read in all prompts), answers (given in all), prompt (tokens of one).
 
     Counted from the run's own notes and examples where an earlier step has left them, else from the settings and the sizes above.
     """
@@ -44,6 +44,11 @@ def amount(job: str, jobs: dict[str, dict]) -> dict:
         more = (0.3 + 1 / 3) / values["num_train_epochs"] if values["label_filter"] == "small_loss" else 0.0
         return {"tokens": whole * (1 + more), "answers": 0, "prompt": prompt}
     asked = lines(run, values["tasks"], values["test_sets"]) or len(values["tasks"]) * len(values["test_sets"]) * (prepared.get("max_test_items") or TEST_ITEMS)
+    if notebook == params.RETRIEVAL:  # each question once without examples, and with k of them by every retriever; the texts that are searched, once
+        asked = min(asked, (values["max_items"] or asked) * len(values["tasks"]) * len(values["test_sets"]))
+        prompts = [prompt] + [prompt * (k + 1) for k in values["ks"] for _ in values["retrievers"]]
+        searched = (values["max_examples"] or ITEMS / len(values["tasks"])) * len(values["tasks"]) * prompt
+        return {"tokens": (asked * sum(prompts) + searched) * len(values["stages"]), "answers": asked * len(prompts) * len(values["stages"]), "prompt": max(prompts)}
     if notebook == params.PERTURBED:
         asked = min(asked, (values["max_items"] or asked) * len(values["tasks"]) * len(values["test_sets"])) * len(perturb.planned(values["variants"], values["remedies"]))
     return {"tokens": asked * len(values["stages"]) * prompt, "answers": asked * len(values["stages"]), "prompt": prompt}
@@ -87,7 +92,7 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
         entry, much = models.model_entry(values["model"]), amount(job, jobs)
         row = {"job": job, "model": entry["name"], "million_tokens": much["tokens"] / 1e6}
         whole = 4 * models.parameter_count(values["model"]) / models.GIB
-        if notebook in (params.PREDICTION, params.CONTAMINATION, params.PERTURBED):
+        if notebook in (params.PREDICTION, params.CONTAMINATION, params.PERTURBED, params.RETRIEVAL):
             four_bit = values["load_in_4bit"]
             row |= {"stage": ", ".join(values["stages"]), "ram_gib": whole if set(values["stages"]) - {"base"} else 0.0,
                     "gpu_gib": models.generation_memory(entry, four_bit, values["batch_size"], much["prompt"] + values["max_new_tokens"]),

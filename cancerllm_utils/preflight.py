@@ -167,7 +167,7 @@ def estimate(profile: str, due: list[str]) -> str:
         if notebook in params.PER_MODEL:
             size, much = models.parameter_count(values["model"]), plan.amount(job, jobs)
             measured = values.get("eval_tokens", 0) * len(values.get("eval_splits", []))
-            answers = notebook in (params.PREDICTION, params.PERTURBED)
+            answers = notebook in (params.PREDICTION, params.PERTURBED, params.RETRIEVAL)
             seconds += (2 if answers else 4) * size * (much["tokens"] + measured) / rate + 30 * answers
         elif notebook == params.RADONC:
             seconds += 60 + sum(6 * models.parameter_count(name) * plan.radonc_tokens(values) / rate for name in values["models"])

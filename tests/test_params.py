@@ -260,6 +260,14 @@ def test_perturbed_notes_are_asked_about_where_it_is_named_and_of_the_stages_tha
     assert jobs["05c_perturbed_prediction.tiny_base"]["stages"] == ["sft"] and params.needs("05c_perturbed_prediction.tiny_llama", jobs) == ["02_dataset_preparation", "05_prediction.tiny_llama"]
 
 
+def test_retrieval_runs_where_it_is_named_on_the_last_tuned_stage(tmp_path):
+    assert not any(job.startswith("09_retrieval") for job in params.jobs("quick"))
+    steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 04_instruction_tuning, 09_retrieval]"
+    jobs = made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n")
+    assert jobs["09_retrieval"]["stages"] == ["cpt-sft"] and "04_instruction_tuning.cpt-sft" in params.needs("09_retrieval", jobs)
+    assert made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n09_retrieval: {{stages: [base, sft]}}\n")["09_retrieval"]["stages"] == ["base", "sft"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
