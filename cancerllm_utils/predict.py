@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .corpus.scrub import scrub
 from .errors import UserError
+from .evaluation.evidence import split_quote
 from .tasks.build import context_of
 from .tasks.context import findings_of, index_note
 from .tasks.parse import parse
@@ -153,7 +154,7 @@ def predict_main(model_dir: str, task: str, in_path: str, out_path: str, fields:
                                   batch_size=batch_size)
     values = settings.get("values", {})
     rows = [{"note_id": item["note_id"], "field": item["field"],
-             "prediction": parse(answer["prediction"], task, item["field"], [v for v in values.get(item["field"]) or [] if v != NOT_STATED]),
+             "prediction": parse(split_quote(answer["prediction"])[0], task, item["field"], [v for v in values.get(item["field"]) or [] if v != NOT_STATED]),
              "raw": answer["prediction"]} for item, answer in zip(items, answers, strict=True)]
     write_jsonl(out_path, rows)
     return len(rows)

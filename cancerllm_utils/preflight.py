@@ -149,11 +149,12 @@ def check_space(profile: str, jobs: dict) -> list[dict]:
 
 
 def disk_needed(jobs: dict) -> float:
-    """GiB that a run takes: checkpoints of the adapters and the text, larger for larger models."""
+    """GiB that a run takes: checkpoints of the adapters and the text, larger for larger models; where all weights are trained, each stage's in fp32."""
     from cancerllm_utils.modeling import models
 
     names = {name for values in jobs.values() for name in [*values.get("models", []), *([values["model"]] if "model" in values else [])]}
-    return 0.5 + sum(2.0 * models.model_entry(name).get("gb", 0) for name in names)
+    whole = sum(models.parameter_count(values["model"]) for values in jobs.values() if values.get("tuning") == "full")
+    return 0.5 + sum(2.0 * models.model_entry(name).get("gb", 0) for name in names) + 4 * whole / 2**30
 
 
 def estimate(profile: str, due: list[str]) -> str:
