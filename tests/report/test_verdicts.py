@@ -58,11 +58,11 @@ def test_a_row_per_task_with_values_of_the_tables():
     comparisons = pd.DataFrame([{"a": "tiny_base/cpt-sft", "b": f"{name}/baseline", "task": task, "split": "test", "metric": metric, "difference": 9.0, "low": 5.0, "high": 13.0, "p_holm": p}
                                 for name in ["majority_by_cancer", "tfidf", "rules", "nearest"] for task in invented_results.TASKS
                                 for metric, p in [("value_accuracy", 0.001), ("average", 0.9)]], columns=COMPARISON_COLUMNS)
-    rings = pd.DataFrame([{"model": "tiny_base", "stage": "cpt-sft", "task": "phenotype_extraction", "split": "external", "metric": "value_accuracy", "difference": -10, "p_holm": 0.01}])
+    rings = pd.DataFrame([{"model": "tiny_base", "stage": "cpt-sft", "task": "phenotype_extraction", "split": "external", "metric": "value_accuracy", "difference": -10, "low": -14.25, "high": 1, "p_holm": 0.9}])
     rows = verdicts.judge(results(paired=comparisons, rings=rings)).set_index("task")
     row = rows.loc["Phenotype extraction"]
     assert (row["right answers"], row["best simple method"]) == ("63 % (61 to 65), n = 150", "Label rules: 73 %")
-    assert row["hospitals never seen"] == "53 % (51 to 55), n = 150; clearly fewer" and row["worst errors"] == "not counted"
+    assert row["hospitals never seen"] == "53 % (51 to 55), n = 150; −10.0 points (−14.2 to +1.0)" and row["worst errors"] == "not counted"
     assert (row["word"], row["verdict"]) == ("check", "useful only if every answer is checked"), "false answers 18 to 22 %"
     assert rows.loc["Diagnosis generation", "word"] == "useful"
     short = verdicts.short_sentences(results(paired=comparisons), rows.reset_index(), {"notes": None, "splits": None})
