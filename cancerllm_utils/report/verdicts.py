@@ -166,8 +166,8 @@ def short_sentences(results: dict, verdicts: pd.DataFrame, cohort: dict) -> list
     system, split, words = study_system(results["scores"]), main_split(results["scores"]), rules()["words"]
     if system is None or verdicts.empty:
         return ["No language model was scored in this run, so nothing can be said about trust."]
-    given = [f"“{word}” {verdicts['word'].eq(key).sum()}" for key, word in words.items() if verdicts["word"].eq(key).any()]
-    text = f"{model_name(*system)}, {len(verdicts)} {'task' if len(verdicts) == 1 else 'tasks'}: {', '.join(given)}."
+    given = [f"“{word}” for {verdicts['word'].eq(key).sum()} of {len(verdicts)} {'task' if len(verdicts) == 1 else 'tasks'}" for key, word in words.items() if verdicts["word"].eq(key).any()]
+    text = f"{model_name(*system)}: {', '.join(given)}."
     notes = cohort["notes"]
     if notes is not None and not results["asked"].empty:
         asked = results["asked"]

@@ -66,7 +66,7 @@ def test_a_row_per_task_with_values_of_the_tables():
     assert (row["word"], row["verdict"]) == ("check", "useful only if every answer is checked"), "false answers 18 to 22 %"
     assert rows.loc["Diagnosis generation", "word"] == "useful"
     short = verdicts.short_sentences(results(paired=comparisons), rows.reset_index(), {"notes": None, "splits": None})
-    assert short == ["tiny_base, cpt-sft, 2 tasks: “useful” 1, “useful only if every answer is checked” 1."]
+    assert short == ["tiny_base, cpt-sft: “useful” for 1 of 2 tasks, “useful only if every answer is checked” for 1 of 2 tasks."]
 
 
 def test_without_labels_models_or_comparisons_nothing_is_promised():
