@@ -62,6 +62,15 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 
     return fig, axes
 
 
+def task_panels(n: int, size: tuple[float, float], most: int = 4, left: float = 0.0, **kwargs) -> tuple[Figure, list]:
+    """A figure with n panels, at most `most` in a row, and their axes in reading order; size: inches of a panel, left: inches for the labels before each row."""
+    rows, columns = -(-n // most), min(n, most)
+    fig, axes = new_figure(rows, columns, size=(left + size[0] * columns, size[1] * rows), **kwargs)
+    for ax in axes.flat[n:]:
+        ax.set_visible(False)
+    return fig, list(axes.flat[:n])
+
+
 def empty_figure(reason: str) -> Figure:
     """A figure that only says why there is nothing to draw."""
     fig, axes = new_figure(size=(6, 1.2))

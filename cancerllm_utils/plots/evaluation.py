@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import GREY, PALETTE, empty_figure, heat_map, legend_handles, n_text, new_figure, system_styles
+from cancerllm_utils.plots import GREY, PALETTE, empty_figure, heat_map, legend_handles, n_text, new_figure, system_styles, task_panels
 from cancerllm_utils.results import headline, main_split, main_systems, model_name, ring_name, system_order, task_name
 
 FEW_QUESTIONS = 5  # a share of fewer is not drawn
@@ -21,9 +21,9 @@ def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None,
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("nothing was scored")
-    fig, axes = new_figure(1, len(tasks), size=(2.2 + 3.1 * len(tasks), 1.4 + 0.36 * len(systems)), sharey=True)
+    fig, axes = task_panels(len(tasks), (3.1, 1.4 + 0.36 * len(systems)), left=2.2, sharey=True)
     y = {system: len(systems) - 1 - i for i, system in enumerate(systems)}
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks):
         part = rows[rows["task"] == task]
         for _, row in part.iterrows():
             at, baseline = y[row["model"], row["stage"]], row["stage"] == "baseline"
@@ -36,8 +36,8 @@ def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None,
             ax.annotate(f"paper {reference[task]:.2f}", (reference[task], 0), (-3, 2), xycoords=("data", "axes fraction"),
                         textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8)
         ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {n_text(part['n'])}", xlabel="average F1, points", xlim=(-3, 103))
-    axes[0, 0].set_yticks(list(y.values()), [model_name(*system) for system in y])
-    axes[0, 0].set_ylim(-0.6, len(systems) - 0.2)
+    axes[0].set_yticks(list(y.values()), [model_name(*system) for system in y])
+    axes[0].set_ylim(-0.6, len(systems) - 0.2)
     return fig
 
 
@@ -48,9 +48,9 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("neither test nor an external ring was scored")
-    fig, axes = new_figure(1, len(tasks), size=(2.6 + 3.7 * len(tasks), 4), sharey=True)
+    fig, axes = task_panels(len(tasks), (3.7, 4), left=2.6, sharey=True)
     style = system_styles(systems)
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks):
         part = rows[rows["task"] == task]
         for i, system in enumerate(systems):
             line = part[(part["model"] == system[0]) & (part["stage"] == system[1])].set_index("split").reindex(rings)
@@ -63,8 +63,9 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
         ax.set_xticks(range(3), [f"{ring_name(ring).replace(' ', chr(10), 1)}\nn = {int(n[ring]):,}" if ring in n else f"{ring_name(ring)}\nnot scored"
                                  for ring in rings])
         ax.set(title=task_name(task), ylim=(-3, 103))
-    axes[0, 0].set_ylabel("average F1, points (95 % interval)")
-    axes[0, -1].legend(*legend_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
+    for ax in axes[::4]:
+        ax.set_ylabel("average F1, points (95 % interval)")
+    axes[min(len(axes), 4) - 1].legend(*legend_handles(axes), loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
@@ -78,8 +79,8 @@ def field_accuracy(scores: pd.DataFrame, split: str | None = None) -> Figure:
         return empty_figure("no task with several fields was scored")
     systems = system_order(rows)
     height = max(rows.loc[rows["task"] == task, "field"].nunique() for task in tasks)
-    fig, axes = new_figure(1, len(tasks), size=(len(tasks) * (2.6 + 0.55 * len(systems)), 2.6 + 0.32 * height))
-    for ax, task in zip(axes[0], tasks):
+    fig, axes = task_panels(len(tasks), (2.6 + 0.55 * len(systems), 2.6 + 0.32 * height), most=2)
+    for ax, task in zip(axes, tasks):
         part = rows[rows["task"] == task].assign(system=lambda d: [model_name(*pair) for pair in zip(d["model"], d["stage"])])
         wide = part.pivot(index="field", columns="system", values="f1").reindex(columns=[model_name(*s) for s in systems]).dropna(axis=1, how="all")
         n = part.groupby("field", sort=False)["n"].max()
