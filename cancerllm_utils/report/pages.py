@@ -165,7 +165,7 @@ def saves(stem: str, notebook: str, figure: str) -> bool:
     """Whether the code of an executed notebook saves the figure: by its name, where a part of the name is filled in ({split}) by any such name, and with
     the job's part at its end ({part}) where a notebook runs as several jobs."""
     part = stem.partition(".")[2].replace(".", "-")
-    names = re.findall(r"plots\.save\(.*?\\\"([\w{}.-]+)\\\", ", notebook)  # the file is JSON: quotes in code are escaped
+    names = re.findall(r"plots\.save\(.*?\\\"([\w{}.-]+)\\\",", notebook)  # the file is JSON: quotes in code are escaped
     patterns = [re.sub(r"\\{\w+\\}", ".+", re.escape(name.replace("{part}", part))) for name in names]
     return any(re.fullmatch(pattern, figure) or (part and re.fullmatch(f"{pattern}_{re.escape(part)}", figure)) for pattern in patterns)
 
