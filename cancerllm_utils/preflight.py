@@ -153,7 +153,7 @@ def disk_needed(jobs: dict) -> float:
     from cancerllm_utils.modeling import models
 
     names = {name for values in jobs.values() for name in [*values.get("models", []), *([values["model"]] if "model" in values else [])]}
-    whole = sum(models.parameter_count(values["model"]) for values in jobs.values() if values.get("tuning") == "full")
+    whole = sum(models.parameter_count(name) for values in jobs.values() if values.get("tuning") == "full" for name in values.get("models") or [values["model"]])
     return 0.5 + sum(2.0 * models.model_entry(name).get("gb", 0) for name in names) + 4 * whole / 2**30
 
 

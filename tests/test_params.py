@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from cancerllm_utils import params, paths, plan, record
+from cancerllm_utils import params, paths, plan, preflight, record
 from cancerllm_utils.errors import UserError
 
 
@@ -310,3 +310,10 @@ def test_the_record_is_that_of_the_job_that_the_notebook_runs_as(tmp_path, monke
     values = {key: default for key, (_, default, _) in params.declared(params.PRETRAINING).items()} | {"run_dir": str(tmp_path), "stage": stage}
     record.finish(record.start(params.PRETRAINING, values))
     assert [file.stem for file in (tmp_path / "records").glob("*.json")] == [mark]
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_every_profile_knows_its_time_and_disk(name, monkeypatch):
+    monkeypatch.setattr(preflight, "matrix_rate", lambda: 1e11)
+    jobs = params.jobs(name)
+    assert preflight.disk_needed(jobs) >= 0.5 and preflight.estimate(name, list(jobs)).startswith("About ")
