@@ -176,7 +176,8 @@ def estimate(profile: str, due: list[str]) -> str:
             seconds += values["max_seconds"] or 6 * 7.3e6 * values["max_tokens"] / rate  # the tiny base has 7.3 million parameters
         elif notebook == "01_data_exploration" and values["corpus"] == "tcga":
             seconds += 120
-    return f"About {max(1, round(seconds / 60))} min on this machine when it is otherwise idle, and {disk_needed(jobs):.1f} GiB of disk."
+    length = f"{max(1, round(seconds / 60))} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
+    return f"About {length} on this machine when it is otherwise idle, and {disk_needed(jobs):.1f} GiB of disk."
 
 
 def matrix_rate() -> float:
