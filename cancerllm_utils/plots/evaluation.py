@@ -13,7 +13,7 @@ FEW_QUESTIONS = 5  # a share of fewer is not drawn
 def leaderboard(scores: pd.DataFrame, reference: dict[str, float] | None = None, split: str | None = None) -> Figure:
     """Average F1 with 95 % intervals, one panel per task, baselines as squares and models as circles.
 
-    scores: scores.csv rows that may be ranked (summary.without_label_source); reference: summary.paper_references, a line per task where the
+    scores: scores.csv rows; reference: summary.paper_references, a line per task where the
     paper's value is comparable.
     """
     split = split or main_split(scores)
