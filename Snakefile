@@ -4,11 +4,11 @@ import sys
 
 import psutil
 
-from cancerllm_utils import execute, params, paths
+from cancerllm_utils import execute, params, paths, study
 
 PROFILE = config.get("profile", "quick")
 RUN = params.run_dir(PROFILE)
-JOBS = params.jobs(PROFILE)
+JOBS = study.jobs(PROFILE)
 PYTHON = sys.executable
 # The summary reads every other step's results and writes the report from the executed notebooks.
 THEN = {"00_summary": f" && {PYTHON} -m cancerllm_utils.report {RUN}"}
@@ -67,7 +67,7 @@ for JOB, VALUES in JOBS.items():
     NOTEBOOK = JOB.partition(".")[0]
     rule:
         name: f"notebook_{JOB}"
-        input: [mark(other) for other in params.needs(JOB, JOBS)], sources(NOTEBOOK), base_card(VALUES)
+        input: [mark(other) for other in study.needs(JOB, JOBS)], sources(NOTEBOOK), base_card(VALUES)
         output: mark(JOB)
         params: job=JOB, values=VALUES, data=execute.data_fingerprint(VALUES), then=THEN.get(NOTEBOOK, ""), threads=fewer_threads(NOTEBOOK, VALUES)
         log: str(RUN / "notebooks" / f"{JOB}.ipynb")

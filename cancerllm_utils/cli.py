@@ -52,13 +52,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(arguments) -> int:
     """Check the profile, say what is to come, hand over to Snakemake, say where the report is."""
-    from cancerllm_utils import params
+    from cancerllm_utils import params, study
 
     profile = arguments.profile if not arguments.profile.endswith((".yaml", ".yml")) else str(params.profile_path(arguments.profile))
-    jobs = params.jobs(profile)
+    jobs = study.jobs(profile)
     run_dir = params.run_dir(profile)
     run_dir.mkdir(parents=True, exist_ok=True)
-    params.write_flat(profile, jobs)
+    study.write_flat(profile, jobs)
     lock = open(run_dir / ".lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -68,7 +68,7 @@ def modules_used(notebook: str) -> list[Path]:
             found.add(module)
             waiting |= imported(module.read_text(encoding="utf-8"), module)
     # what runs a notebook does not change what it finds
-    found -= {paths.PACKAGE / f"{name}.py" for name in ("cli", "execute", "params", "record", "paths", "errors", "__init__")}
+    found -= {paths.PACKAGE / f"{name}.py" for name in ("cli", "execute", "params", "study", "record", "paths", "errors", "__init__")}
     lists = {
         y for m in found for y in [*m.parent.iterdir(), *(paths.PARAMS / "shared").iterdir()] if y.suffix in (".yaml", ".txt", ".csv")
         and (y.stem == m.stem or y.name in m.read_text(encoding="utf-8") or m.parent.name == "tasks")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cancerllm_utils import params
+from cancerllm_utils import params, study
 from cancerllm_utils.evaluation import perturb
 
 # Half-precision rate that one card reaches in training, in 1e12 operations per second: 40 % of an H100's or H200's dense peak of 989.
@@ -79,7 +79,7 @@ def table(profile: str, tflops: float = TFLOPS) -> pd.DataFrame:
     """
     from cancerllm_utils.modeling import models
 
-    jobs = params.jobs(profile)
+    jobs = study.jobs(profile)
     rows = []
     for job, values in jobs.items():
         notebook = job.partition(".")[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from cancerllm_utils import params, paths, plan
+from cancerllm_utils import params, paths, plan, study
 from cancerllm_utils.errors import UserError
 
 # Trainable parameters that the paper's settings must give on Mistral-7B (counted from the paper's code): LoRA r 8 on all linear layers, r 64 on q and v.
@@ -19,7 +19,7 @@ GIB = 2**30
 
 def check(profile: str) -> list[dict]:
     """Findings about a profile on this machine: {missing: bool, text: one sentence, with the remedy where something is missing}."""
-    jobs = params.jobs(profile)
+    jobs = study.jobs(profile)
     findings = [{"missing": False, "text": f"profile {profile}: {len(jobs)} steps, every parameter name and type is right"}]
     for part in (check_data, check_model, check_processes, check_space):
         findings += part(profile, jobs)
@@ -161,7 +161,7 @@ def estimate(profile: str, due: list[str]) -> str:
     """A sentence on time and disk: floating-point work of the due steps over this machine's measured rate, plus the start of each kernel."""
     from cancerllm_utils.modeling import models
 
-    jobs, rate, seconds = params.jobs(profile), matrix_rate(), 0.0
+    jobs, rate, seconds = study.jobs(profile), matrix_rate(), 0.0
     for job in due:
         values, notebook = jobs[job], job.partition(".")[0]
         seconds += 12  # kernel, imports, tables

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from cancerllm_utils import params, paths
+from cancerllm_utils import params, paths, study
 from cancerllm_utils.errors import UserError
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "papermill", "pandas", "scikit-learn")
@@ -31,7 +31,7 @@ def start(notebook: str, namespace: dict, part: str = "") -> dict:
     values = {key: namespace[key] for key in params.declared(notebook)}
     run_dir = paths.resolve_run(values["run_dir"])
     job, part = os.environ.get("CANCERLLM_JOB", ""), part or values.get("stage", "")
-    name = job if job.partition(".")[0] == notebook else params.job_name(notebook, "" if part == "cpt" else part, "")
+    name = job if job.partition(".")[0] == notebook else study.job_name(notebook, "" if part == "cpt" else part, "")
     mark = run_dir / "records" / f"{name}.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
     lock = open(mark.with_suffix(".lock"), "w")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cancerllm_utils import cli, params, plan, preflight
+from cancerllm_utils import cli, params, plan, preflight, study
 from cancerllm_utils.modeling import models
 
 
@@ -86,7 +86,7 @@ def two_models(tmp_path, monkeypatch):
 def test_a_dry_run_prints_every_job_with_what_it_needs_and_runs_nothing(two_models, capsys):
     assert cli.main(["check", str(two_models), "--dry-run", "--gpu-memory", "10", "--tflops", "100"]) == 0
     out = capsys.readouterr().out
-    jobs = params.jobs(str(two_models))
+    jobs = study.jobs(str(two_models))
     table = out.splitlines()[2 : 3 + len(jobs)]
     assert [line.split()[0] for line in table] == ["job", *jobs] and table[0].split()[1:3] == ["model", "stage"]
     at = table[0].index("model")
@@ -120,7 +120,7 @@ def test_the_plan_counts_what_the_chosen_layers_keep(tmp_path, monkeypatch):
 
 
 def test_the_plan_counts_the_runs_own_examples_once_they_are_there(two_models):
-    jobs = params.jobs(str(two_models))
+    jobs = study.jobs(str(two_models))
     folder = two_models.parent / "runs" / "two" / "datasets" / "diagnosis_generation"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("{}\n" * 7)
@@ -132,7 +132,7 @@ def test_the_plan_counts_the_runs_own_examples_once_they_are_there(two_models):
 
 def test_adapters_are_held_against_the_paper_on_its_own_base_only(two_models):
     text = " ".join(finding["text"] for finding in preflight.check_adapters("tiny_base", {
-        job: values for job, values in params.jobs(str(two_models)).items() if values.get("model") == "tiny_base"}))
+        job: values for job, values in study.jobs(str(two_models)).items() if values.get("model") == "tiny_base"}))
     assert "trains" in text and "paper" not in text
 
 

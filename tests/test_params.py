@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from cancerllm_utils import params, paths, plan, preflight, record
+from cancerllm_utils import params, paths, plan, preflight, record, study
 from cancerllm_utils.errors import UserError
 
 
@@ -21,26 +21,26 @@ def profile(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", params.profiles())
 def test_every_profile_loads_and_round_trips(name, tmp_path, monkeypatch):
     monkeypatch.setenv("CANCERLLM_RUNS", str(tmp_path))
-    jobs = params.jobs(name)
-    params.write_flat(name, jobs)
+    jobs = study.jobs(name)
+    study.write_flat(name, jobs)
     for job, values in jobs.items():
         flat = yaml.safe_load((tmp_path / name / "params" / f"{job}.yaml").read_text())
         assert flat == values and {k: type(v) for k, v in flat.items()} == {k: type(v) for k, v in values.items()}, job
 
 
 def test_quick_is_the_notebooks_own_default():
-    for job, values in params.jobs("quick").items():
+    for job, values in study.jobs("quick").items():
         defaults = {key: default for key, (_, default, _) in params.declared(job.partition(".")[0]).items()}
         assert {k for k in values if values[k] != defaults[k]} <= {"run_dir", "stage"}
 
 
 def test_tuning_runs_once_per_stage():
-    jobs = params.jobs("quick")
+    jobs = study.jobs("quick")
     assert jobs["04_instruction_tuning.sft"]["stage"] == "sft" and jobs["04_instruction_tuning.cpt-sft"]["stage"] == "cpt-sft"
 
 
 def test_paper_profile_holds_the_papers_values():
-    jobs = params.jobs("paper")
+    jobs = study.jobs("paper")
     cpt, sft = jobs["03_continued_pretraining"], jobs["04_instruction_tuning.cpt-sft"]
     assert (cpt["lora_r"], cpt["lora_alpha"], cpt["lora_dropout"], cpt["learning_rate"], cpt["warmup_ratio"], cpt["weight_decay"]) == (8, 16, 0.05, 2e-4, 0.05, 0.01)
     assert (cpt["per_device_train_batch_size"], cpt["num_processes"], cpt["max_length"], cpt["num_train_epochs"], cpt["seed"]) == (4, 2, 3000, 0.5, 42)
@@ -136,7 +136,7 @@ def test_record_is_written_last_and_locks_the_step(tmp_path):
 def test_a_path_in_a_profile_counts_from_the_profiles_folder(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("01_data_exploration: {corpus: local, data_dir: notes/all.csv, labels_file: /elsewhere/labels.csv}\n")
-    values = params.jobs(str(own))["01_data_exploration"]
+    values = study.jobs(str(own))["01_data_exploration"]
     assert values["data_dir"] == str(tmp_path / "notes" / "all.csv") and values["labels_file"] == "/elsewhere/labels.csv" and values["adjudicated_csv"] == ""
 
 
@@ -148,18 +148,18 @@ JOBS = ["01_data_exploration", "02_dataset_preparation", "03_continued_pretraini
 
 @pytest.mark.parametrize("name", ["quick", "tcga", "paper"])
 def test_a_profile_without_a_study_runs_each_notebook_once_and_04_per_stage(name):
-    jobs = params.jobs(name)
+    jobs = study.jobs(name)
     assert [job for job in jobs if job != "08_efficiency"] == JOBS, "the names of the success marks of existing runs"
     assert jobs["05_prediction"]["stages"] == ["base", "sft", "cpt-sft"]
-    assert params.needs("04_instruction_tuning.sft", jobs) == ["02_dataset_preparation"]
-    assert params.needs("04_instruction_tuning.cpt-sft", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
-    assert params.needs("06_evaluation", jobs) == ["05_prediction"] and set(params.needs("00_summary", jobs)) == set(jobs) - {"00_summary"}
+    assert study.needs("04_instruction_tuning.sft", jobs) == ["02_dataset_preparation"]
+    assert study.needs("04_instruction_tuning.cpt-sft", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
+    assert study.needs("06_evaluation", jobs) == ["05_prediction"] and set(study.needs("00_summary", jobs)) == set(jobs) - {"00_summary"}
 
 
 def made(tmp_path, text):
     """The jobs of a profile written as text."""
     (tmp_path / "mine.yaml").write_text(text)
-    return params.jobs(str(tmp_path / "mine.yaml"))
+    return study.jobs(str(tmp_path / "mine.yaml"))
 
 
 SWEEP = """
@@ -188,8 +188,8 @@ def test_a_sweep_varies_one_factor_at_a_time_around_the_profiles_own_values(tmp_
     both = jobs["04_instruction_tuning.cpt-sft-both"]
     assert (both["cpt_stage"], both["seed"], jobs["04_instruction_tuning.sft-both"]["seed"]) == ("cpt-both", 7, 7)
     assert jobs["05_prediction"]["stages"] == ["base", *(job.partition(".")[2] for job in jobs if job.startswith("04_"))]
-    assert params.needs("04_instruction_tuning.cpt-sft-lora_r2", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt-lora_r2"]
-    assert set(params.needs("03b_ablation", jobs)) == {job for job in jobs if job.startswith(("03_", "04_"))} | {"06_evaluation"}
+    assert study.needs("04_instruction_tuning.cpt-sft-lora_r2", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt-lora_r2"]
+    assert set(study.needs("03b_ablation", jobs)) == {job for job in jobs if job.startswith(("03_", "04_"))} | {"06_evaluation"}
 
 
 def test_a_variant_may_be_made_of_some_stages_only(tmp_path):
@@ -201,7 +201,7 @@ def test_a_variant_may_be_made_of_some_stages_only(tmp_path):
 
 def test_a_profile_like_another_takes_its_parameters_but_not_its_study(tmp_path):
     jobs = made(tmp_path, "study: {like: tiny_base, stages: [sft]}\nA1_tiny_base: {max_tokens: 5}\n")
-    own, other = jobs["A1_tiny_base"], params.jobs("tiny_base")["A1_tiny_base"]
+    own, other = jobs["A1_tiny_base"], study.jobs("tiny_base")["A1_tiny_base"]
     assert own["max_tokens"] == 5 and {key for key in own if own[key] != other[key]} == {"max_tokens", "run_dir"} and own["train_base"]
     assert "06_evaluation" in jobs and "04_instruction_tuning.cpt-sft" not in jobs, "the steps of the other profile are its study"
     (tmp_path / "second.yaml").write_text(f"study: {{like: {tmp_path / 'mine.yaml'}}}\n")
@@ -213,7 +213,7 @@ def test_a_profile_like_another_takes_its_parameters_but_not_its_study(tmp_path)
 
 
 def test_baselines_have_the_papers_settings_and_only_the_papers_model_reads_notes():
-    baselines, paper = params.jobs("baselines"), params.jobs("paper")
+    baselines, paper = study.jobs("baselines"), study.jobs("paper")
     mistral = {job.removesuffix(".mistral-7b-instruct-v0.1"): values for job, values in baselines.items()}
     for job in ("04_instruction_tuning.sft", "04_instruction_tuning.cpt-sft", "05_prediction", "02_dataset_preparation"):
         assert mistral[job] == paper[job] | {"run_dir": mistral[job]["run_dir"]}, job
@@ -232,39 +232,39 @@ def test_several_models_name_their_jobs_and_need_only_their_own(tmp_path):
     assert [jobs[job]["model"] for job in mine] == ["tiny_base"] * 3 + ["mistral-7b-instruct-v0.1", "tiny_base", "mistral-7b-instruct-v0.1"]
     assert jobs["05_prediction.tiny_base"]["stages"] == ["base", "cpt", "sft", "cpt-sft"]
     assert jobs["05_prediction.mistral-7b-instruct-v0.1"]["stages"] == ["base", "sft"]
-    assert params.needs("05_prediction.mistral-7b-instruct-v0.1", jobs) == ["02_dataset_preparation", "04_instruction_tuning.sft.mistral-7b-instruct-v0.1"]
-    assert params.needs("06_evaluation", jobs) == mine[-2:]
-    assert params.jobs(str(tmp_path / "mine.yaml"), {"study": {"models": ["tiny_base"]}})["03_continued_pretraining.cpt.tiny_base"]["stage"] == "cpt"
+    assert study.needs("05_prediction.mistral-7b-instruct-v0.1", jobs) == ["02_dataset_preparation", "04_instruction_tuning.sft.mistral-7b-instruct-v0.1"]
+    assert study.needs("06_evaluation", jobs) == mine[-2:]
+    assert study.jobs(str(tmp_path / "mine.yaml"), {"study": {"models": ["tiny_base"]}})["03_continued_pretraining.cpt.tiny_base"]["stage"] == "cpt"
 
 
 def test_the_contamination_probe_runs_where_it_is_named_and_once_per_model(tmp_path):
-    assert not [job for job in params.jobs("quick") if job.startswith(params.CONTAMINATION)] and not [job for job in params.jobs("ablation") if job.startswith(params.CONTAMINATION)]
-    jobs = params.jobs("contamination")
-    assert jobs["05b_contamination"]["stages"] == ["base", "cpt"] and params.needs("05b_contamination", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
+    assert not [job for job in study.jobs("quick") if job.startswith(params.CONTAMINATION)] and not [job for job in study.jobs("ablation") if job.startswith(params.CONTAMINATION)]
+    jobs = study.jobs("contamination")
+    assert jobs["05b_contamination"]["stages"] == ["base", "cpt"] and study.needs("05b_contamination", jobs) == ["02_dataset_preparation", "03_continued_pretraining"]
     steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 05b_contamination]"
     jobs = made(tmp_path, f"study: {{{steps}, models: {{tiny_base: [cpt-sft], tiny_llama: [sft]}}}}\n")
     assert jobs["05b_contamination.tiny_base"]["stages"] == ["base", "cpt"] and jobs["05b_contamination.tiny_llama"]["stages"] == ["base"]
-    assert params.needs("05b_contamination.tiny_base", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt.tiny_base"]
-    assert params.needs("05b_contamination.tiny_llama", jobs) == ["02_dataset_preparation"]
+    assert study.needs("05b_contamination.tiny_base", jobs) == ["02_dataset_preparation", "03_continued_pretraining.cpt.tiny_base"]
+    assert study.needs("05b_contamination.tiny_llama", jobs) == ["02_dataset_preparation"]
 
 
 def test_perturbed_notes_are_asked_about_where_it_is_named_and_of_the_stages_that_answered_the_clean_ones(tmp_path):
-    assert not [job for job in params.jobs("quick") if job.startswith(params.PERTURBED)]
+    assert not [job for job in study.jobs("quick") if job.startswith(params.PERTURBED)]
     steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 04_instruction_tuning, 05_prediction, 05c_perturbed_prediction]"
     jobs = made(tmp_path, f"study: {{{steps}, stages: [sft]}}\n")
     assert jobs["05c_perturbed_prediction"]["stages"] == jobs["05_prediction"]["stages"] == ["base", "sft"]
-    assert params.needs("05c_perturbed_prediction", jobs) == ["02_dataset_preparation", "05_prediction"]
+    assert study.needs("05c_perturbed_prediction", jobs) == ["02_dataset_preparation", "05_prediction"]
     planned = jobs | {"05c_perturbed_prediction": jobs["05c_perturbed_prediction"] | {"variants": ["misspell:10", "upper"], "remedies": ["respelled"], "max_items": 60}}
     assert plan.amount("05c_perturbed_prediction", planned)["answers"] == 60 * 2 * 4 * 2, "items of 2 tasks; misspell10, upper, misspell10+respelled, respelled; 2 stages"
     jobs = made(tmp_path, f"study: {{{steps}, models: {{tiny_base: [sft, cpt-sft], tiny_llama: [sft]}}}}\n05_prediction: {{stages: [sft]}}\n")
-    assert jobs["05c_perturbed_prediction.tiny_base"]["stages"] == ["sft"] and params.needs("05c_perturbed_prediction.tiny_llama", jobs) == ["02_dataset_preparation", "05_prediction.tiny_llama"]
+    assert jobs["05c_perturbed_prediction.tiny_base"]["stages"] == ["sft"] and study.needs("05c_perturbed_prediction.tiny_llama", jobs) == ["02_dataset_preparation", "05_prediction.tiny_llama"]
 
 
 def test_retrieval_runs_where_it_is_named_on_the_last_tuned_stage(tmp_path):
-    assert not any(job.startswith("09_retrieval") for job in params.jobs("quick"))
+    assert not any(job.startswith("09_retrieval") for job in study.jobs("quick"))
     steps = "steps: [02_dataset_preparation, 03_continued_pretraining, 04_instruction_tuning, 09_retrieval]"
     jobs = made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n")
-    assert jobs["09_retrieval"]["stages"] == ["cpt-sft"] and "04_instruction_tuning.cpt-sft" in params.needs("09_retrieval", jobs)
+    assert jobs["09_retrieval"]["stages"] == ["cpt-sft"] and "04_instruction_tuning.cpt-sft" in study.needs("09_retrieval", jobs)
     assert made(tmp_path, f"study: {{stages: [sft, cpt-sft], {steps}}}\n09_retrieval: {{stages: [base, sft]}}\n")["09_retrieval"]["stages"] == ["base", "sft"]
 
 
@@ -290,13 +290,13 @@ def test_a_variant_that_is_none_is_refused(tmp_path, text, words):
      ("packing_strategy", "bfd/x", "packing_strategy_bfd_x"), ("gradient_checkpointing", True, "gradient_checkpointing_True"), ("seed", 7, "s7")],
 )
 def test_the_name_of_a_swept_value_is_fit_for_a_folder(key, value, name):
-    assert params.variant_name(params.PRETRAINING, key, value) == name
+    assert study.variant_name(params.PRETRAINING, key, value) == name
 
 
 def test_flat_files_of_former_jobs_go(tmp_path, monkeypatch):
     monkeypatch.setenv("CANCERLLM_RUNS", str(tmp_path))
-    params.write_flat("quick", {"03_continued_pretraining.cpt-old": {"seed": 1}})
-    params.write_flat("quick", {"06_evaluation": {"seed": 1}})
+    study.write_flat("quick", {"03_continued_pretraining.cpt-old": {"seed": 1}})
+    study.write_flat("quick", {"06_evaluation": {"seed": 1}})
     assert [file.stem for file in (tmp_path / "quick" / "params").iterdir()] == ["06_evaluation"]
 
 
@@ -315,5 +315,5 @@ def test_the_record_is_that_of_the_job_that_the_notebook_runs_as(tmp_path, monke
 @pytest.mark.parametrize("name", params.profiles())
 def test_every_profile_knows_its_time_and_disk(name, monkeypatch):
     monkeypatch.setattr(preflight, "matrix_rate", lambda: 1e11)
-    jobs = params.jobs(name)
+    jobs = study.jobs(name)
     assert preflight.disk_needed(jobs) >= 0.5 and preflight.estimate(name, list(jobs)).startswith("About ")

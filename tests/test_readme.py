@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cancerllm_utils import params, paths
+from cancerllm_utils import params, paths, study
 from cancerllm_utils.corpus import local
 from cancerllm_utils.corpus.schema import NOTE_COLUMNS
 
@@ -43,7 +43,7 @@ def test_example(name, tmp_path):
         path.write_text(content, encoding="utf-8")
     profile = params.load_profile(str(tmp_path / "hospital.yaml"))
     assert profile["shared"]["corpus"] == "local" and blocks[-1][1].count("\n") <= 10
-    source = params.jobs(str(tmp_path / "hospital.yaml"), profile)["01_data_exploration"]
+    source = study.jobs(str(tmp_path / "hospital.yaml"), profile)["01_data_exploration"]
     local.check_files(source)
     result = local.read(source)
     notes = [note for batch in result["batches"] for note in batch]

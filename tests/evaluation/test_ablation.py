@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from cancerllm_utils import params
+from cancerllm_utils import params, study
 from cancerllm_utils.evaluation import ablation
 from cancerllm_utils.plots import ablation as plots_ablation
 from cancerllm_utils.results import SCORE_COLUMNS
@@ -30,7 +30,7 @@ def run(tmp_path):
         variant = stage.removeprefix("cpt-sft")
         cpt_stage = f"cpt{variant}" if tuned and f"cpt{variant}" in STAGES and variant else "cpt"
         values = (SFT | {"cpt_stage": cpt_stage} if tuned else CPT) | {"stage": stage} | own
-        job = params.job_name(params.TUNING if tuned else params.PRETRAINING, "" if stage == "cpt" else stage, "")
+        job = study.job_name(params.TUNING if tuned else params.PRETRAINING, "" if stage == "cpt" else stage, "")
         (tmp_path / "params" / f"{job}.yaml").write_text(yaml.safe_dump(values))
         training.append({"model": "tiny_base", "stage": stage, "train_rows": 100 if tuned else NOTES[stage], "trainable_parameters": 1000})
         if not tuned:

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cancerllm_utils import params
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import institutions_curve as curve
 from cancerllm_utils.modeling import training_data
 from cancerllm_utils.results import SCORE_COLUMNS
+from cancerllm_utils.study import jobs
 
 PATIENTS = {"a": [f"a{i}" for i in range(8)], "b": [f"b{i}" for i in range(4)], "c": [f"c{i}" for i in range(2)], "d": ["d0"]}
 
@@ -127,7 +127,7 @@ def test_fewer_institutions_of_a_tuning_are_part_of_more():
 
 
 def test_the_profile_sweeps_what_the_curve_reads():
-    jobs = params.jobs("institutions")
-    stages = jobs["05_prediction"]["stages"]
+    made = jobs("institutions")
+    stages = made["05_prediction"]["stages"]
     assert "sft" in stages and sorted(int(curve.SWEPT.match(stage)["k"]) for stage in stages if curve.SWEPT.match(stage)) == [4, 8, 16, 32]
-    assert "03_continued_pretraining" not in jobs and jobs["02_dataset_preparation"]["corpus"] == "tcga" and "06b_independent_cohort" in jobs
+    assert "03_continued_pretraining" not in made and made["02_dataset_preparation"]["corpus"] == "tcga" and "06b_independent_cohort" in made

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from cancerllm_utils import params
+from cancerllm_utils import study
 from cancerllm_utils.evaluation import consistency, robustness
 from cancerllm_utils.evaluation import robustness_words as words
 
@@ -167,6 +167,6 @@ def test_every_testbed_and_change_that_can_be_made_has_a_name():
 
 
 def test_the_notebook_runs_where_it_is_named():
-    assert not [job for job in params.jobs("quick") if job.startswith("07")]
-    before = params.needs("07_robustness", {"07_robustness": {}, "06_evaluation": {}, "05c_perturbed_prediction": {}, "05_prediction": {}})
+    assert not [job for job in study.jobs("quick") if job.startswith("07")]
+    before = study.needs("07_robustness", {"07_robustness": {}, "06_evaluation": {}, "05c_perturbed_prediction": {}, "05_prediction": {}})
     assert set(before) == {"06_evaluation", "05c_perturbed_prediction"}

@@ -40,6 +40,18 @@ def tiny_model_dir(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def tiny(tiny_model_dir):
+    """Model and tokenizer with weights large enough that greedy answers are neither all alike nor at a tie."""
+    from cancerllm_utils.modeling.models import load_model, load_tokenizer
+
+    model, tokenizer = load_model(tiny_model_dir, "fp32"), load_tokenizer(tiny_model_dir)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    return model, tokenizer
+
+
 def write_examples(path, n: int, start: int) -> None:
     rows = []
     for i in range(start, start + n):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cancerllm_utils import params, plan
+from cancerllm_utils import plan, study
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import label_filter, models, training, training_data
 from cancerllm_utils.tasks import counterfactual
@@ -131,7 +131,7 @@ def test_the_report_counts_by_hand():
 
 
 def test_the_plan_counts_the_warm_up():
-    jobs = params.jobs("quick")
+    jobs = study.jobs("quick")
     values = jobs["04_instruction_tuning.sft"] | {"run_dir": "nowhere", "max_tokens": 3000, "num_train_epochs": 1.0}
     counted = [plan.amount("04_instruction_tuning.sft", jobs | {"04_instruction_tuning.sft": values | {"label_filter": name}})["tokens"] for name in ("", "agreement", "small_loss")]
     assert counted == [3000, 3000, pytest.approx(3000 * (1 + label_filter.WARM_UP + 1 / 3))]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cancerllm_utils import params
+from cancerllm_utils import study
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import models, trainer, training, training_data
 
@@ -26,7 +26,7 @@ SMALL = {"precision": "fp32", "learning_rate": 1e-2, "max_length": 256}
 
 @pytest.fixture(scope="module")
 def jobs():
-    return params.jobs("paper")
+    return study.jobs("paper")
 
 
 def test_the_profile_holds_every_number_of_the_paper(jobs):
