@@ -38,7 +38,7 @@ bench: $(READY)  ## measure speed and memory (minutes; alone on the machine)
 lab: $(READY)    ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-figures: $(READY) ## copy the figures of a finished run to figures/ (PROFILE=tcga for the reference run)
+figures: $(READY) ## copy the figures of a finished run to figures/ (PROFILE=tcga for the reference run; of a run of further studies, theirs)
 	@$(BIN)/python -m cancerllm_utils.report --figures $(PROFILE)
 
 adopt-base: $(READY) ## embed the model trained by a profile (BASE=tiny_base, tiny_llama)

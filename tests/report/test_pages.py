@@ -207,6 +207,13 @@ def test_export_figures_names_run_commit_notebook_caption(run, tmp_path):
     assert (target / "cohort.svg").is_file()  # refused before anything was removed
 
 
+def test_a_run_of_studies_gives_only_their_figures_to_a_folder_of_its_own(run, tmp_path):
+    (run / "notebooks" / "04_instruction_tuning.cpt-sft.ipynb").rename(run / "notebooks" / "09_retrieval.ipynb")
+    path = pages.export_figures(run, tmp_path / "figures")
+    assert path == tmp_path / "figures" / "quick" / "README.md" and "# Figures of the run `quick`" in path.read_text()
+    assert sorted(file.name for file in (tmp_path / "figures").rglob("*.svg")) == ["leaderboard.svg"]
+
+
 def test_command_follows_the_summary_notebooks_report_text(run):
     as_real(run)
     secret_page = run / "report" / "04_instruction_tuning.cpt-sft.html"
