@@ -62,13 +62,24 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 
     return fig, axes
 
 
-def task_panels(n: int, size: tuple[float, float], most: int = 4, left: float = 0.0, **kwargs) -> tuple[Figure, list]:
-    """A figure with n panels, at most `most` in a row, and their axes in reading order; size: inches of a panel, left: inches for the labels before each row."""
+def task_panels(n: int, size: tuple[float, float], most: int = 4, left: float = 0.0, lines: int = 1, **kwargs) -> tuple[Figure, list]:
+    """A figure of n tasks, at most `most` in a row, each with `lines` panels one below the other, and its axes: task by task, the upper panel first.
+
+    size: inches of a panel, left: inches for the labels before each row.
+    """
     rows, columns = -(-n // most), min(n, most)
-    fig, axes = new_figure(rows, columns, size=(left + size[0] * columns, size[1] * rows), **kwargs)
-    for ax in axes.flat[n:]:
+    fig, axes = new_figure(rows * lines, columns, size=(left + size[0] * columns, size[1] * rows * lines), **kwargs)
+    by_task = axes.reshape(rows, lines, columns).transpose(0, 2, 1).reshape(-1, lines)
+    for ax in by_task[n:].flat:
         ax.set_visible(False)
-    return fig, list(axes.flat[:n])
+    return fig, list(by_task[:n].flat)
+
+
+def label_rows(axes: list, text: str) -> None:
+    """The name of the y axis, once in each row of panels."""
+    for ax in axes:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(text)
 
 
 def empty_figure(reason: str) -> Figure:
@@ -104,6 +115,13 @@ def legend_handles(axes) -> tuple[list, list]:
     """One legend for a row of panels, although a system may stand in some of them only."""
     found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
     return list(found.values()), list(found)
+
+
+def legend_below(fig: Figure, axes, order: list[str] | None = None, most: int = 4) -> None:
+    """One legend below all panels, at most `most` names in a row; order: names that come first, those that were not drawn are left out."""
+    found = dict(zip(*reversed(legend_handles(axes)), strict=True))
+    names = [*(name for name in order or [] if name in found), *(name for name in found if name not in (order or []))]
+    fig.legend([found[name] for name in names], names, loc="outside lower center", ncols=min(most, len(names)))
 
 
 def n_text(values: pd.Series) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import GREY, PALETTE, empty_figure, new_figure
+from cancerllm_utils.plots import GREY, PALETTE, empty_figure, legend_below, task_panels
 from cancerllm_utils.results import model_name, system_order, task_name
 
 
@@ -17,8 +17,8 @@ def headlines(scores: pd.DataFrame | None) -> Figure:
     rows = scores[scores["metric"] == "average"]
     tasks = list(dict.fromkeys(rows["task"]))
     systems = system_order(rows)[::-1]
-    fig, axes = new_figure(1, len(tasks), size=(2.2 + 4.2 * len(tasks), 1.6 + 0.42 * len(systems)), sharey=True)
-    for ax, task in zip(axes[0], tasks):
+    fig, axes = task_panels(len(tasks), (3.4, 1.2 + 0.34 * len(systems)), left=2.2, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
         for gold, offset, colour, fill in (("run", 0.14, GREY, "white"), ("adjudicated", -0.14, PALETTE[0], PALETTE[0])):
             part = rows[(rows["task"] == task) & (rows["gold"] == gold)].set_index(["model", "stage"]).reindex(systems)
             y = [place + offset for place in range(len(systems))]
@@ -29,8 +29,7 @@ def headlines(scores: pd.DataFrame | None) -> Figure:
         ax.set(xlim=(-2, 102), xlabel="average F1, points", title=f"{task_name(task)} (n = {n:,})")
         ax.set_yticks(range(len(systems)), [model_name(*system) for system in systems])
         ax.grid(axis="y", visible=False)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    legend_below(fig, axes)
     raters = rows["raters"].iloc[0]
     fig.suptitle(f"Headlines before and after adjudication{', SIMULATED raters' if raters == 'simulated' else ''}", x=0.01, ha="left", fontsize=11)
     return fig

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
+from cancerllm_utils.plots import DASHES, MARKERS, PALETTE, empty_figure, label_rows, legend_below, n_text, new_figure, system_styles, task_panels
 from cancerllm_utils.results import model_name, ring_name, system_order, task_name
 
 FLOOR = 0.01  # seconds per 1,000 answers: what is below it was not measurable and is drawn there
@@ -17,9 +17,9 @@ def quality_against_cost(front: pd.DataFrame) -> Figure:
     tasks, systems = list(dict.fromkeys(front["task"])), system_order(front)
     if not tasks:
         return empty_figure("no system was both scored and timed")
-    fig, axes = new_figure(1, len(tasks), size=(3 + 3.7 * len(tasks), 4.2), sharey=True)
+    fig, axes = task_panels(len(tasks), (3.5, 3.8), left=0.6, sharey=True)
     style = system_styles(systems)
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks, strict=True):
         part = front[front["task"] == task].assign(cost=lambda rows: rows["seconds_per_1000"].clip(lower=FLOOR))
         line = part[part["front"]].sort_values("cost")
         ax.step(line["cost"], line["quality"], where="post", color="0.4", linewidth=1, linestyle="--", zorder=1)
@@ -33,10 +33,8 @@ def quality_against_cost(front: pd.DataFrame) -> Figure:
         ax.set(title=f"{task_name(task)}\n{ring_name(part['split'].iloc[0])}, {n_text(part['n'])}", xscale="log", ylim=(-3, 103),
                xlabel=f"seconds per 1,000 answers{too_fast}")
         ax.margins(x=0.15)
-    axes[0, 0].set_ylabel("average F1, points (95 % interval)")
-    handles, labels = legend_handles(axes[0])
-    found, order = dict(zip(labels, handles)), [*(model_name(*system) for system in systems), "not beaten in both"]
-    axes[0, -1].legend([found[label] for label in order], order, loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=0.8)
+    label_rows(axes, "average F1, points (95 % interval)")
+    legend_below(fig, axes, [model_name(*system) for system in systems])
     return fig
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import GREY, PALETTE, empty_figure, heat_map, legend_handles, n_text, new_figure, system_styles, task_panels
+from cancerllm_utils.plots import GREY, PALETTE, empty_figure, heat_map, label_rows, legend_below, n_text, system_styles, task_panels
 from cancerllm_utils.results import headline, main_split, main_systems, model_name, ring_name, system_order, task_name
 
 FEW_QUESTIONS = 5  # a share of fewer is not drawn
@@ -48,7 +48,7 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("neither test nor an external ring was scored")
-    fig, axes = task_panels(len(tasks), (3.7, 4), left=2.6, sharey=True)
+    fig, axes = task_panels(len(tasks), (3.7, 4), left=0.6, sharey=True)
     style = system_styles(systems)
     for ax, task in zip(axes, tasks):
         part = rows[rows["task"] == task]
@@ -63,9 +63,8 @@ def ring_drop(scores: pd.DataFrame) -> Figure:
         ax.set_xticks(range(3), [f"{ring_name(ring).replace(' ', chr(10), 1)}\nn = {int(n[ring]):,}" if ring in n else f"{ring_name(ring)}\nnot scored"
                                  for ring in rings])
         ax.set(title=task_name(task), ylim=(-3, 103))
-    for ax in axes[::4]:
-        ax.set_ylabel("average F1, points (95 % interval)")
-    axes[min(len(axes), 4) - 1].legend(*legend_handles(axes), loc="center left", bbox_to_anchor=(1, 0.5))
+    label_rows(axes, "average F1, points (95 % interval)")
+    legend_below(fig, axes)
     return fig
 
 
@@ -101,9 +100,9 @@ def abstention(scores: pd.DataFrame, split: str | None = None) -> Figure:
     tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("no task with questions that the note leaves open was scored")
-    fig, axes = new_figure(1, len(tasks), size=(3.6 + 4 * len(tasks), 4.4), sharey=True)
+    fig, axes = task_panels(len(tasks), (4.6, 4.4), left=0.6, most=3, sharey=True)
     style = system_styles(systems)
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks, strict=True):
         ax.fill_between([0, 100], [0, 100], color="0.9", linewidth=0, zorder=0)
         ax.plot([0, 100], [0, 100], ":", color="0.4", linewidth=1)
         ax.annotate("no better than never\nor always answering", (97, 4), ha="right", va="bottom", fontsize=8, color="0.3")
@@ -118,8 +117,8 @@ def abstention(scores: pd.DataFrame, split: str | None = None) -> Figure:
                         **(style[system] | {"linestyle": "none"}))
         ax.set(title=f"{task_name(task)}, {ring_name(split)}\nstated {n_text(part['n_right'])}, not stated {n_text(part['n_false'])}",
                xlabel="false answers, % of questions the note leaves open", xlim=(-4, 104), ylim=(-4, 104))
-    axes[0, 0].set_ylabel("right values, % of questions with a stated value")
-    axes[0, -1].legend(*legend_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
+    label_rows(axes, "right values, % of questions with a stated value")
+    legend_below(fig, axes, most=3)
     return fig
 
 
@@ -139,9 +138,9 @@ def abstention_by_field(scores: pd.DataFrame, split: str | None = None) -> Figur
     if not tasks:
         return empty_figure(f"no field has {FEW_QUESTIONS} questions with and {FEW_QUESTIONS} without a stated value")
     fields = {task: sorted(rows.loc[rows["task"] == task, "field"].unique()) for task in tasks}
-    fig, axes = new_figure(1, len(tasks), size=(3.6 + 4 * len(tasks), 1.6 + 0.2 * len(shown) * max(map(len, fields.values()))))
+    fig, axes = task_panels(len(tasks), (6, 1.6 + 0.2 * len(shown) * max(map(len, fields.values()))), most=2)
     style = system_styles(shown)
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks, strict=True):
         part = rows[rows["task"] == task].set_index(["model", "stage", "field"])
         for i, system in enumerate(shown):
             for y, field in enumerate(fields[task]):
@@ -156,5 +155,5 @@ def abstention_by_field(scores: pd.DataFrame, split: str | None = None) -> Figur
         ax.set_yticks(range(len(fields[task]))[::-1], [f"{field} (n = {int(n[field]):,})" for field in fields[task]])
         ax.set(title=f"{task_name(task)}, {ring_name(split)}\nfields with {FEW_QUESTIONS} or more questions of either kind", xlabel="right values minus false answers, points (95 % interval)",
                xlim=(-104, 104))
-    axes[0, -1].legend(*legend_handles(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
+    legend_below(fig, axes, most=3)
     return fig

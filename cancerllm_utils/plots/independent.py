@@ -3,14 +3,15 @@
 Each takes result tables (evaluation/rings.py, institutions_curve.py, subgroups.py) and returns a matplotlib Figure in the theme of the package.
 """
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cancerllm_utils.plots import DASHES, GREY, MARKERS, PALETTE, empty_figure, new_figure
+from cancerllm_utils.plots import DASHES, GREY, MARKERS, PALETTE, empty_figure, label_rows, legend_below, task_panels
 from cancerllm_utils.results import BASELINES, METRIC_NAMES, model_name, ring_name, system_order, task_name
 
-MAX_PANELS = 4
 FORMS = {("external_site", "difference"): ("s", "as it is"), ("external", "difference"): ("o", "as it is"), ("external", "adjusted"): ("D", "at an equal mix of cancers")}
 # Dimensions of the subgroup figure, from the top; institutions have a figure of their own, race within cancer types a table.
 SUBGROUPS = ["cancer type", "report length", "OCR quality", "age", "sex", "race"]
@@ -27,11 +28,11 @@ def change(table: pd.DataFrame, metric: str = "average") -> Figure:
     table: rings.drops. Squares: departments; circles: institutions; open diamonds: institutions at the mix of cancers of the held-out patients.
     """
     rows = table[table["metric"] == metric]
-    tasks, systems = list(dict.fromkeys(rows["task"]))[:MAX_PANELS], system_order(rows)
+    tasks, systems = list(dict.fromkeys(rows["task"])), system_order(rows)
     if not tasks:
         return empty_figure("held-out patients and unseen places were not both scored")
-    fig, axes = new_figure(1, len(tasks), size=(2.6 + 3.1 * len(tasks), 1.9 + 0.5 * len(systems)), sharey=True)
-    for ax, task in zip(axes[0], tasks):
+    fig, axes = task_panels(len(tasks), (3.1, 1.5 + 0.5 * len(systems)), left=2.2, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
         part = rows[rows["task"] == task]
         ax.axvline(0, color="0.3", linewidth=1)
         for row in part.to_dict("records"):
@@ -48,10 +49,9 @@ def change(table: pd.DataFrame, metric: str = "average") -> Figure:
         known = ", ".join(f"{ring_name(split)} n = {n.loc[split, 'n']:,}" for split in ("external_site", "external") if split in n.index)
         ax.set_title(f"{task_name(task)}\nheld-out patients n = {int(part['n_reference'].iloc[0]):,}\n{known.replace(', ', chr(10))}", fontsize=9.5)
         ax.set_xlabel(f"change of {METRIC_NAMES[metric]}, points")
-    axes[0, 0].set_yticks(range(len(systems))[::-1], [model_name(*system) for system in systems])
-    axes[0, 0].set_ylim(-0.6, len(systems) - 0.4)
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    axes[0].set_yticks(range(len(systems))[::-1], [model_name(*system) for system in systems])
+    axes[0].set_ylim(-0.6, len(systems) - 0.4)
+    legend_below(fig, axes)
     return fig
 
 
@@ -62,12 +62,12 @@ def by_institution(table: pd.DataFrame, systems: list[tuple[str, str]], metric: 
     """
     rows = table[(table["metric"] == metric) & (table["split"] == split)]
     rows = rows[np.array([pair in systems for pair in zip(rows["model"], rows["stage"])], dtype=bool)]
-    tasks = list(dict.fromkeys(rows["task"]))[:MAX_PANELS]
+    tasks = list(dict.fromkeys(rows["task"]))
     if not tasks:
         return empty_figure("no unseen institution with 20 patients was scored")
     most = max(rows.loc[rows["task"] == task, "institution"].nunique() for task in tasks)
-    fig, axes = new_figure(1, len(tasks), size=(0.6 + 4.1 * len(tasks), 1.9 + 0.17 * most * len(systems)))
-    for ax, task in zip(axes[0], tasks):
+    fig, axes = task_panels(len(tasks), (4.1, 1.3 + 0.17 * most * len(systems)))
+    for ax, task in zip(axes, tasks, strict=True):
         part = rows[rows["task"] == task]
         own = part[(part["model"] == systems[-1][0]) & (part["stage"] == systems[-1][1])].sort_values("f1", ascending=False)
         names = own["institution"].tolist()
@@ -80,8 +80,7 @@ def by_institution(table: pd.DataFrame, systems: list[tuple[str, str]], metric: 
         n = own.set_index("institution")["patients"]
         ax.set_yticks(range(len(names)), [f"{_short(name)}\nn = {n[name]:,}" for name in names], fontsize=8)
         ax.set(title=task_name(task), xlabel=f"{METRIC_NAMES[metric]}, points", xlim=(-3, 103), ylim=(-0.6, len(names) - 0.4))
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(systems))
+    legend_below(fig, axes)
     return fig
 
 
@@ -90,39 +89,39 @@ def _short(name: str, most: int = 26) -> str:
 
 
 def learning_curve(curve: pd.DataFrame, metric: str = "average") -> Figure:
-    """Score on unseen institutions by the number of training institutions: one column per task, one row per design, band from lowest to highest draw.
+    """Score on unseen institutions by the number of training institutions: one panel per task and design, band from lowest to highest draw.
 
     curve: institutions_curve.run. The percentages name the share of the questions whose cancer type the training hospitals had seen.
     """
     rows = curve[(curve["metric"] == metric) & (curve["subgroup"] == "all")]
-    tasks, designs = list(dict.fromkeys(rows["task"]))[:MAX_PANELS], list(dict.fromkeys(rows["design"]))
+    tasks, designs = list(dict.fromkeys(rows["task"])), list(dict.fromkeys(rows["design"]))
     if not tasks:
         return empty_figure("no learning curve: unseen institutions were not scored")
     systems = system_order(rows)
-    fig, axes = new_figure(len(designs), len(tasks), size=(1.6 + 3.6 * len(tasks), 1.2 + 2.9 * len(designs)), sharey="col")
-    for i, design in enumerate(designs):
-        for ax, task in zip(axes[i], tasks):
-            part = rows[(rows["task"] == task) & (rows["design"] == design)]
-            for place, (model, stage) in enumerate(systems):
-                own = part[(part["model"] == model) & (part["stage"] == stage)]
-                steps = own.groupby("n_institutions")["f1"].agg(["mean", "min", "max"])
-                colour = PALETTE[place % len(PALETTE)]
-                ax.fill_between(steps.index, steps["min"], steps["max"], color=colour, alpha=0.15, linewidth=0)
-                ax.plot(steps.index, steps["mean"], marker=MARKERS[place], linestyle=DASHES[place % len(DASHES)], color=colour, markersize=5, linewidth=1.4,
-                        label=BASELINES.get(model, model_name(model, stage)))
-            steps = sorted(set(part["n_institutions"]))
-            seen, patients = (part.groupby("n_institutions")[name].mean() for name in ("seen", "patients"))
-            if steps:
-                ax.set_xscale("log", base=2)
-                ax.set_xticks(steps, [f"{k}\n{100 * seen[k]:.0f} %" + (f"\n{patients[k]:,.0f}" if design != "equal patients" else "") for k in steps], fontsize=8)
-                ax.minorticks_off()
-            title = f"{task_name(task)}, n = {part['n'].max():,.0f}" if i == 0 and len(part) else ""
-            many = f"{design}: {patients.iloc[0]:,.0f}" if design == "equal patients" and len(part) else design
-            ax.set_title(f"{title}\n{many}" if title else many, fontsize=10)
-            ax.set_xlabel("training institutions; questions of a cancer seen" + ("; patients" if design != "equal patients" else ""), fontsize=8.5)
-        axes[i, 0].set_ylabel(f"{METRIC_NAMES[metric]}, points")
-    handles = {label: handle for ax in axes.ravel() for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+    fig, axes = task_panels(len(tasks), (3.6, 3.1), left=0.6, lines=len(designs))
+    for upper, lower in ((i - i % len(designs), i) for i in range(len(axes)) if i % len(designs)):
+        axes[lower].sharey(axes[upper])  # the designs of one task are compared with each other
+    for ax, (task, design) in zip(axes, product(tasks, designs), strict=True):
+        part = rows[(rows["task"] == task) & (rows["design"] == design)]
+        for place, (model, stage) in enumerate(systems):
+            own = part[(part["model"] == model) & (part["stage"] == stage)]
+            steps = own.groupby("n_institutions")["f1"].agg(["mean", "min", "max"])
+            colour = PALETTE[place % len(PALETTE)]
+            ax.fill_between(steps.index, steps["min"], steps["max"], color=colour, alpha=0.15, linewidth=0)
+            ax.plot(steps.index, steps["mean"], marker=MARKERS[place], linestyle=DASHES[place % len(DASHES)], color=colour, markersize=5, linewidth=1.4,
+                    label=BASELINES.get(model, model_name(model, stage)))
+        steps = sorted(set(part["n_institutions"]))
+        seen, patients = (part.groupby("n_institutions")[name].mean() for name in ("seen", "patients"))
+        if steps:
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(steps, [f"{k}\n{100 * seen[k]:.0f} %" + (f"\n{patients[k]:,.0f}" if design != "equal patients" else "") for k in steps], fontsize=8)
+            ax.minorticks_off()
+        n = f", n = {part['n'].max():,.0f}" if len(part) else ""
+        many = f": {patients.iloc[0]:,.0f}" if design == "equal patients" and len(part) else ""
+        ax.set_title(f"{task_name(task)}{n}\n{design}{many}", fontsize=10)
+        ax.set_xlabel("training institutions; questions of a cancer seen" + ("; patients" if design != "equal patients" else ""), fontsize=8.5)
+    label_rows(axes, f"{METRIC_NAMES[metric]}, points")
+    legend_below(fig, axes)
     return fig
 
 
@@ -133,7 +132,7 @@ def subgroups(table: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
     """
     rows = table[(table["metric"] == metric) & table["shown"].astype(bool) & table["dimension"].isin(SUBGROUPS)]
     rows = rows[np.array([pair in systems for pair in zip(rows["model"], rows["stage"])], dtype=bool)]
-    tasks = list(dict.fromkeys(rows["task"]))[:MAX_PANELS]
+    tasks = list(dict.fromkeys(rows["task"]))
     if not tasks:
         return empty_figure("no subgroup of 20 patients was scored")
     levels = {}
@@ -144,18 +143,19 @@ def subgroups(table: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
     for before, pair in zip([None, *order], order):
         at += 1.0 if before is None or before[0] == pair[0] else 1.7  # a gap between dimensions
         heights[pair] = -at
-    fig, axes = new_figure(1, len(tasks), size=(3.4 + 2.7 * len(tasks), 1.5 + 0.24 * at), sharey=True)
-    for ax, task in zip(axes[0], tasks):
+    fig, axes = task_panels(len(tasks), (2.7, 1.2 + 0.24 * at), left=3.4, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
         for row in rows[rows["task"] == task].to_dict("records"):
             place = systems.index((row["model"], row["stage"]))
             y, colour = heights[row["dimension"], row["level"]] + 0.18 * ((len(systems) - 1) / 2 - place), GREY if row["stage"] == "baseline" else PALETTE[0]
             _interval(ax, row["f1_low"], row["f1_high"], y, color=colour)
             ax.plot(row["f1"], y, MARKERS[place], color=colour, markersize=5, label=model_name(row["model"], row["stage"]))
         ax.set(title=task_name(task), xlabel=f"{METRIC_NAMES[metric]}, points", xlim=(-3, 103), ylim=(-at - 0.8, -0.2))
-    axes[0, 0].set_yticks([heights[pair] for pair in order], [f"{pair[1]} (n = {levels[pair]:,.0f})" for pair in order], fontsize=8)
+    axes[0].set_yticks([heights[pair] for pair in order], [f"{pair[1]} (n = {levels[pair]:,.0f})" for pair in order], fontsize=8)
     for name in dict.fromkeys(pair[0] for pair in order):
         top = max(height for pair, height in heights.items() if pair[0] == name)
-        axes[0, -1].annotate(name, (1.02, top), xycoords=("axes fraction", "data"), fontsize=9, va="center", fontweight="bold", annotation_clip=False)
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+        for ax in axes:
+            if ax.get_subplotspec().is_last_col() or ax is axes[-1]:
+                ax.annotate(name, (1.02, top), xycoords=("axes fraction", "data"), fontsize=9, va="center", fontweight="bold", annotation_clip=False)
+    legend_below(fig, axes)
     return fig

@@ -1,11 +1,13 @@
 """Figures of trust: dangerous errors, calibration, and what answering only the surest questions gives. Each takes result tables and returns a Figure."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cancerllm_utils.evaluation.answers import of_systems
-from cancerllm_utils.plots import empty_figure, legend_handles, n_text, new_figure, system_styles
+from cancerllm_utils.plots import empty_figure, label_rows, legend_below, legend_handles, n_text, new_figure, system_styles, task_panels
 from cancerllm_utils.results import model_name, ring_name, task_name
 
 FEW_QUESTIONS = 5  # a share of fewer is not drawn
@@ -52,29 +54,26 @@ def dangerous_errors(counts: pd.DataFrame, kinds: dict, systems: list[tuple[str,
 
 def reliability(bins: pd.DataFrame, systems: list[tuple[str, str]], split: str) -> Figure:
     """Share of right answers against the mean probability of each bin, with 95 % intervals: above as the system gives it, below at the temperature of the
-    development patients; one column per task. On the line a system is as sure as it is right. bins: reliability.csv."""
+    development patients; two panels per task. On the line a system is as sure as it is right. bins: reliability.csv."""
     rows = of_systems(bins, systems, split)
     tasks, scales = list(dict.fromkeys(rows["task"])), [value for value in (False, True) if (rows["scaled"] == value).any()]
     if not tasks:
         return empty_figure("no system gives probabilities")
-    fig, axes = new_figure(len(scales), len(tasks), size=(2.4 + 3.7 * len(tasks), 3.6 * len(scales)), sharex=True, sharey=True)
+    fig, axes = task_panels(len(tasks), (3.5, 3.3), left=0.6, lines=len(scales), sharey=True)
     style = system_styles(systems)
-    for line, is_scaled in enumerate(scales):
-        for ax, task in zip(axes[line], tasks):
-            ax.plot([0, 100], [0, 100], color="0.4", linewidth=1, linestyle=":")
-            part = rows[(rows["task"] == task) & (rows["scaled"] == is_scaled)]
-            for system in systems:
-                own = part[(part["model"] == system[0]) & (part["stage"] == system[1])].sort_values("confidence")
-                if len(own):
-                    ax.errorbar(own["confidence"], own["right"], yerr=[(own["right"] - own["low"]).clip(lower=0), (own["high"] - own["right"]).clip(lower=0)], markersize=6, linewidth=1.2,
-                                elinewidth=0.9, capsize=2, clip_on=False, label=f"{model_name(*system)}", **style[system])
-            n = part.groupby(["model", "stage"])["n"].sum()
-            ax.set(title=f"{task_name(task)}, {ring_name(split)}\n{'corrected by the temperature' if is_scaled else 'as given'}, {n_text(n) if len(n) else ''}", xlim=(-3, 103), ylim=(-3, 103))
-    for ax in axes[:, 0]:
-        ax.set_ylabel("right, %")
-    for ax in axes[-1]:
-        ax.set_xlabel("probability of the answer, %")
-    axes[0, -1].legend(*legend_handles(axes.ravel()), loc="center left", bbox_to_anchor=(1, 0.5))
+    for ax, (task, is_scaled) in zip(axes, product(tasks, scales), strict=True):
+        ax.plot([0, 100], [0, 100], color="0.4", linewidth=1, linestyle=":")
+        part = rows[(rows["task"] == task) & (rows["scaled"] == is_scaled)]
+        for system in systems:
+            own = part[(part["model"] == system[0]) & (part["stage"] == system[1])].sort_values("confidence")
+            if len(own):
+                ax.errorbar(own["confidence"], own["right"], yerr=[(own["right"] - own["low"]).clip(lower=0), (own["high"] - own["right"]).clip(lower=0)], markersize=6, linewidth=1.2,
+                            elinewidth=0.9, capsize=2, clip_on=False, label=model_name(*system), **style[system])
+        n = part.groupby(["model", "stage"])["n"].sum()
+        how = "corrected by the temperature" if is_scaled else f"{ring_name(split)}, as given"
+        ax.set(title=f"{task_name(task)}\n{how}, {n_text(n) if len(n) else 'nothing'}", xlabel="probability of the answer, %", xlim=(-3, 103), ylim=(-3, 103))
+    label_rows(axes, "right, %")
+    legend_below(fig, axes)
     return fig
 
 
@@ -85,9 +84,9 @@ def risk_coverage(curve: pd.DataFrame, calibration: pd.DataFrame, systems: list[
     tasks = list(dict.fromkeys(rows["task"]))
     if not tasks:
         return empty_figure("no system gives probabilities")
-    fig, axes = new_figure(1, len(tasks), size=(2.6 + 3.9 * len(tasks), 4), sharey=True)
+    fig, axes = task_panels(len(tasks), (3.5, 3.6), left=0.6, sharey=True)
     style = system_styles(systems)
-    for ax, task in zip(axes[0], tasks):
+    for ax, task in zip(axes, tasks, strict=True):
         part = rows[rows["task"] == task]
         for system in systems:
             own = part[(part["model"] == system[0]) & (part["stage"] == system[1])].sort_values("coverage")
@@ -101,8 +100,6 @@ def risk_coverage(curve: pd.DataFrame, calibration: pd.DataFrame, systems: list[
                         label="threshold chosen on dev")
         n = part.loc[part["coverage"] == 100, "n"]
         ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {n_text(n)}", xlabel="answered, % (the surest first)", xlim=(0, 103), ylim=(-3, 103))
-    axes[0, 0].set_ylabel("right among the answered, % (95 % band)")
-    handles, labels = legend_handles(axes[0])
-    order = sorted(range(len(labels)), key=lambda i: labels[i] == "threshold chosen on dev")
-    axes[0, -1].legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5))
+    label_rows(axes, "right among the answered,\n% (95 % band)")
+    legend_below(fig, axes, [model_name(*system) for system in systems])
     return fig
