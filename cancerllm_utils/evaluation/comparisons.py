@@ -109,7 +109,7 @@ def one(answers: dict, a: tuple, b: tuple, task: str, split: str, metric: str, f
     return found | {
         "a": "/".join(a), "b": "/".join(b), "task": task, "split": split, "family": family, "metric": metric,
         "clusters": count, "cluster": "institution" if method == "t" else "patient",
-        "dz": stats.cohens_dz(both["a"], both["b"], clusters), "p": stats.permutation_test(both["a"], both["b"], clusters, seed=seed),
+        "dz": stats.cohens_dz(both["a"], both["b"], clusters), "p": stats.permutation_test(both["a"], both["b"], clusters),
         "p_wilcoxon": stats.wilcoxon_test(both["a"], both["b"], clusters)["p"],
         "smallest_detectable": stats.smallest_detectable(error * np.sqrt(count), count, written["alpha"], written["power"]),
         "range": f"{signed(places['mean'].iloc[0])} to {signed(places['mean'].iloc[-1])}" if len(places) else "",

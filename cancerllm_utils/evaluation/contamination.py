@@ -150,7 +150,7 @@ def summary(scored: pd.DataFrame, against: str = "", n_resamples: int = 1000, se
         gain, zero = (part["own_run"] - part["other_run"]).tolist(), np.zeros(len(part))
         numbers = {"run_own": part["own_run"], "run_other": part["other_run"], "run_gain": gain, "reproduced": 100 * (part["own_run"] >= LONG_RUN),
                    "reproduced_other": 100 * (part["other_run"] >= LONG_RUN), "exact": 100 * part["exact"], "loss": part["loss"], "gap": part["gap"]}
-        p = {"run_gain": stats.permutation_test(gain, zero, patients, seed=seed, alternative="greater"), "gap": stats.wilcoxon_test(part["gap"], zero, patients)["p"]}
+        p = {"run_gain": stats.permutation_test(gain, zero, patients, alternative="greater"), "gap": stats.wilcoxon_test(part["gap"], zero, patients)["p"]}
         for measure, values in numbers.items():
             low, high = stats.cluster_bootstrap(np.asarray(values, dtype=float), patients, n_resamples, seed)
             rows.append({"group": group, "against": "", "measure": measure, "value": float(np.mean(values)), "low": low, "high": high, "p": p.get(measure), "n": len(part)})

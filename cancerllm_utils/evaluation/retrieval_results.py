@@ -76,7 +76,7 @@ def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray, method: str, n_re
     error, _ = stats.standard_error(a - b, clusters)
     count = len(set(clusters.tolist()))
     return stats.paired_difference(a, b, clusters, n_resamples, seed, method) | {
-        "clusters": count, "p": stats.permutation_test(a, b, clusters, seed=seed), "smallest_detectable": stats.smallest_detectable(error * np.sqrt(count), count)}
+        "clusters": count, "p": stats.permutation_test(a, b, clusters), "smallest_detectable": stats.smallest_detectable(error * np.sqrt(count), count)}
 
 
 def test_table(one: dict, read: dict, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

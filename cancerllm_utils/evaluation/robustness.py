@@ -317,7 +317,7 @@ def tested(of: dict, values: np.ndarray, clusters: np.ndarray, method: str, n_re
     at = [list(METRICS).index(metric) for metric in TESTED]
     values = values[:, :, at]
     average = values.mean(axis=1)
-    p = stats.permutation_test(average, np.zeros_like(average), clusters, seed=seed) if test else [np.nan] * len(TESTED)
+    p = stats.permutation_test(average, np.zeros_like(average), clusters) if test else [np.nan] * len(TESTED)
     shared = {"field": "all", "rate": np.nan, "patients": len(set(clusters))} | of
     part = estimate(values, clusters, method, n_resamples, seed)
     return [shared | {"metric": metric, "family": METRICS[metric], "p": p[i]} | part[i] for i, metric in enumerate(TESTED)]
