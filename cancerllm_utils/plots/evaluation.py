@@ -117,7 +117,7 @@ def abstention(scores: pd.DataFrame, split: str | None = None) -> Figure:
                         **(style[system] | {"linestyle": "none"}))
         ax.set(title=f"{task_name(task)}, {ring_name(split)}\nstated {n_text(part['n_right'])}, not stated {n_text(part['n_false'])}",
                xlabel="false answers, % of questions the note leaves open", xlim=(-4, 104), ylim=(-4, 104))
-    label_rows(axes, "right values, % of questions with a stated value")
+    label_rows(axes, "right values, %\nof questions with a stated value")
     legend_below(fig, axes, most=3)
     return fig
 

@@ -151,11 +151,14 @@ def subgroups(table: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
             _interval(ax, row["f1_low"], row["f1_high"], y, color=colour)
             ax.plot(row["f1"], y, MARKERS[place], color=colour, markersize=5, label=model_name(row["model"], row["stage"]))
         ax.set(title=task_name(task), xlabel=f"{METRIC_NAMES[metric]}, points", xlim=(-3, 103), ylim=(-at - 0.8, -0.2))
-    axes[0].set_yticks([heights[pair] for pair in order], [f"{pair[1]} (n = {levels[pair]:,.0f})" for pair in order], fontsize=8)
+    axes[0].set_yticks([heights[pair] for pair in order], [f"{pair[1]} (n = {levels[pair]:,.0f})" for pair in order])
+    for ax in axes:
+        ax.tick_params(axis="y", labelsize=8)
     for name in dict.fromkeys(pair[0] for pair in order):
         top = max(height for pair, height in heights.items() if pair[0] == name)
         for ax in axes:
-            if ax.get_subplotspec().is_last_col() or ax is axes[-1]:
-                ax.annotate(name, (1.02, top), xycoords=("axes fraction", "data"), fontsize=9, va="center", fontweight="bold", annotation_clip=False)
+            if (last := ax.get_subplotspec().is_last_col()) or ax is axes[-1]:
+                text = ax.annotate(name, (1.02, top), xycoords=("axes fraction", "data"), fontsize=9, va="center", fontweight="bold", annotation_clip=False)
+                text.set_in_layout(last)  # in an unfinished row the names stand in the empty place
     legend_below(fig, axes)
     return fig

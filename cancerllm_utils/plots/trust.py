@@ -70,7 +70,7 @@ def reliability(bins: pd.DataFrame, systems: list[tuple[str, str]], split: str) 
                 ax.errorbar(own["confidence"], own["right"], yerr=[(own["right"] - own["low"]).clip(lower=0), (own["high"] - own["right"]).clip(lower=0)], markersize=6, linewidth=1.2,
                             elinewidth=0.9, capsize=2, clip_on=False, label=model_name(*system), **style[system])
         n = part.groupby(["model", "stage"])["n"].sum()
-        how = "corrected by the temperature" if is_scaled else f"{ring_name(split)}, as given"
+        how = "corrected" if is_scaled else f"{ring_name(split)}, as given"
         ax.set(title=f"{task_name(task)}\n{how}, {n_text(n) if len(n) else 'nothing'}", xlabel="probability of the answer, %", xlim=(-3, 103), ylim=(-3, 103))
     label_rows(axes, "right, %")
     legend_below(fig, axes)
@@ -97,7 +97,7 @@ def risk_coverage(curve: pd.DataFrame, calibration: pd.DataFrame, systems: list[
             chosen = calibration[(calibration["split"] == split) & (calibration["task"] == task) & (calibration["model"] == system[0]) & (calibration["stage"] == system[1])].iloc[0]
             if np.isfinite(chosen["right_kept"]):
                 ax.plot(100 - chosen["sent"], chosen["right_kept"], "o", markersize=12, markerfacecolor="none", markeredgecolor="0.1", markeredgewidth=1.4, linestyle="none",
-                        label="threshold chosen on dev")
+                        clip_on=False, label="threshold chosen on dev")
         n = part.loc[part["coverage"] == 100, "n"]
         ax.set(title=f"{task_name(task)}\n{ring_name(split)}, {n_text(n)}", xlabel="answered, % (the surest first)", xlim=(0, 103), ylim=(-3, 103))
     label_rows(axes, "right among the answered,\n% (95 % band)")

@@ -11,6 +11,7 @@ from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import efficiency
 from cancerllm_utils.plots import efficiency as plots_efficiency
 from cancerllm_utils.results import SCORE_COLUMNS
+from tests.plots.test_plots import texts
 
 TASK = "phenotype_extraction"
 LIMITS = pd.DataFrame([["GEMM", "fp32", 10.0, "GFLOP/s"], ["GEMM", "bf16", 1.0, "GFLOP/s"], ["copy", "fp32", 20.0, "GB/s"]],
@@ -179,23 +180,18 @@ def test_a_cards_table_is_shown_with_its_date(tmp_path):
     assert len(table) == 1 and "2026-01-02" in dated
 
 
-def words(fig) -> str:
-    return "\n".join([t.get_text() for ax in fig.axes for t in [*ax.texts, *(ax.get_legend().get_texts() if ax.get_legend() else [])]]
-                     + [ax.get_title(loc="left") + ax.get_xlabel() for ax in fig.axes])
-
-
 def test_figures_name_every_system_and_n(run):
-    said = words(plots_efficiency.quality_against_cost(efficiency.pareto(SCORES, efficiency.read_runs(run))))
+    said = texts(plots_efficiency.quality_against_cost(efficiency.pareto(SCORES, efficiency.read_runs(run))))
     assert all(name in said for name in ("tiny_base, sft", "TF-IDF", "not beaten in both", "n = 90")) and "too fast" not in said
-    assert "no system" in words(plots_efficiency.quality_against_cost(efficiency.pareto(scores({}), efficiency.read_runs(run))))
+    assert "no system" in texts(plots_efficiency.quality_against_cost(efficiency.pareto(scores({}), efficiency.read_runs(run))))
     batches = pd.DataFrame({"model": "m", "stage": "sft", "batch_size": [1, 8], "n": 64, "answers_per_second": [5.0, 30.0], "peak_memory_gib": [0.3, 0.4], "memory_of": "whole process"})
-    assert "m, sft (n = 64)" in words(plots_efficiency.batch_sizes(batches)) and "no batch sizes" in words(plots_efficiency.batch_sizes(batches.iloc[:0]))
+    assert "m, sft (n = 64)" in texts(plots_efficiency.batch_sizes(batches)) and "no batch sizes" in texts(plots_efficiency.batch_sizes(batches.iloc[:0]))
 
 
 def test_systems_too_fast_to_time_stand_at_the_floor_of_the_figure(run):
     write_predictions(run, "majority", "baseline", "test", 100, 0.0, 0)
     fig = plots_efficiency.quality_against_cost(efficiency.pareto(scores({("majority", "baseline"): 20, ("tiny_base", "sft"): 70}), efficiency.read_runs(run)))
-    assert "too fast to time" in words(fig) and plots.GREY in {line.get_color() for line in fig.axes[0].lines}
+    assert "too fast to time" in texts(fig) and plots.GREY in {line.get_color() for line in fig.axes[0].lines}
 
 
 def test_the_machine_is_measured(monkeypatch):

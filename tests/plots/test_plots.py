@@ -36,6 +36,7 @@ def texts(fig) -> str:
         out += [ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel(), *(t.get_text() for t in ax.texts)]
         out += [t.get_text() for t in [*ax.get_xticklabels(), *ax.get_yticklabels()]]
         out += [t.get_text() for t in ax.get_legend().get_texts()] if ax.get_legend() else []
+    out += [t.get_text() for legend in fig.legends for t in legend.get_texts()]
     return "\n".join(out)
 
 
@@ -85,6 +86,24 @@ def test_ring_drop_goes_from_patients_to_sites_to_institutions():
 def test_field_accuracy_has_a_cell_per_field_and_system():
     fig = drawn("field_accuracy")
     assert len(fig.axes) == 1 and len(fig.axes[0].texts) == 3 * 7  # diagnosis_generation has one field and no panel
+
+
+def test_a_task_has_its_panels_one_below_the_other_and_rows_wrap():
+    fig, axes = plots.task_panels(6, (2, 2), most=4, lines=2)
+    at = [(ax.get_subplotspec().rowspan.start, ax.get_subplotspec().colspan.start) for ax in axes]
+    assert at == [(line + 2 * (task // 4), task % 4) for task in range(6) for line in range(2)]
+    assert [ax.get_visible() for ax in fig.axes].count(False) == 4 and tuple(fig.get_size_inches()) == (8, 8)
+    plots.label_rows(axes, "share")
+    assert [place for place, ax in zip(at, axes) if ax.get_ylabel()] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+
+
+def test_the_legend_holds_every_name_once_in_the_order_asked_for():
+    fig, axes = plots.task_panels(2, (2, 2))
+    for ax, names in zip(axes, (["ring", "b"], ["b", "a"])):
+        for name in names:
+            ax.plot([0], [0], label=name)
+    plots.legend_below(fig, axes, ["a", "not drawn", "b"])
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["a", "b", "ring"]
 
 
 def test_systems_differ_without_colour():
