@@ -1,5 +1,6 @@
 """Result tables: the columns of the files that several rooms write or read, the names of what stands in them, and the rows that stand for a whole task."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -70,14 +71,21 @@ def load_paper_values() -> dict:
     return yaml.safe_load(PAPER_VALUES.read_text(encoding="utf-8"))
 
 
+def altered_labels(stage: str) -> tuple[str, float] | None:
+    """(mode, percent) of the false answers that a stage was trained on: ("", 40.0) of cpt-sft-cf40-s7, ("near", 40.0) of cpt-sft-cfnear40; None of all other stages."""
+    found = re.search(r"-cf(near)?(\d+)(?=-|$)", stage)
+    return (found[1] or "", float(found[2])) if found else None
+
+
 def clean_files(run_dir: str | Path, task: str = "*") -> list[Path]:
     """The prediction files of a run that answer its test sets as they are, task by task: what leaderboards, plans and times are made of.
 
-    Left out are the variants of a test set (test+misspell20, train+corrupted) and simple methods that learned altered answers (stage
-    baseline-cf40): they belong to the study of robustness, which reads them itself.
+    Left out are the variants of a test set (test+misspell20, train+corrupted) and what was trained on false answers (cpt-sft-cf40, baseline-cf40), except
+    where a model has no other stage: they belong to the study of robustness, which reads them itself.
     """
-    found = Path(run_dir).glob(f"predictions/*/*/{task}.*.jsonl")
-    return sorted((path for path in found if "+" not in path.name and not path.parent.name.startswith("baseline-")), key=lambda path: (path.name, path))
+    found = [path for path in Path(run_dir).glob(f"predictions/*/*/{task}.*.jsonl") if "+" not in path.name]
+    honest = {path.parent.parent for path in found if not altered_labels(path.parent.name)}
+    return sorted((path for path in found if not altered_labels(path.parent.name) or path.parent.parent not in honest), key=lambda path: (path.name, path))
 
 
 def hybrid_name(model: str) -> str:

@@ -17,7 +17,7 @@ import yaml
 
 from cancerllm_utils.corpus import quality
 from cancerllm_utils.evaluation import rings, score, stats
-from cancerllm_utils.results import RINGS, SCORE_COLUMNS, STAGES, TASKS
+from cancerllm_utils.results import RINGS, SCORE_COLUMNS, STAGES, TASKS, altered_labels
 
 METRICS = {"average": "paper", "value_accuracy": "clinical", "false_answer": "clinical", "miss": "clinical"}  # metric -> its family
 TESTED = ["average", "value_accuracy"]  # changes of these are tested
@@ -52,9 +52,9 @@ def parse_stage(stage: str) -> dict:
     root = max((name for name in (*STAGES, BASELINE) if stage == name or stage.startswith(name + "-")), key=len, default=stage)
     found, kept = {"labels": "", "label_rate": 0.0, "remedy": "", "seed": ""}, [root]
     for part in stage[len(root) :].split("-")[1:]:
-        altered = re.fullmatch(r"cf(near)?(\d+)", part)
+        altered = altered_labels(f"-{part}")
         if altered:
-            found |= {"labels": "labels_near" if altered[1] else "labels", "label_rate": float(altered[2])}
+            found |= {"labels": "labels_near" if altered[0] else "labels", "label_rate": altered[1]}
         elif re.fullmatch(r"s\d+", part):
             found["seed"] = part
         elif part in words()["remedies"]:

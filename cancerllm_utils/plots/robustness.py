@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, parse_stage, words
 from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_name, system_name, testbed_name, testbed_place
 from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
-from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, model_name, ring_name, system_order, task_name
+from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, altered_labels, model_name, ring_name, system_order, task_name
 
 MAX_DROP = 30  # points at which the colours of the heat map end
 
@@ -24,7 +24,7 @@ def curves(scores: pd.DataFrame, metric: str = "average", split: str = "test") -
     there, is the notes' own noise: other notes at each point.
     """
     rows = scores[(scores["metric"] == metric) & (scores["split"] == split) & (scores["field"] == "all") & (scores["remedy"] == "") & ~scores["model"].isin(BLIND)
-                  & ~scores["stage"].str.contains("-cf", regex=False)]
+                  & np.array([altered_labels(stage) is None for stage in scores["stage"]], dtype=bool)]
     rows = rows[(rows["testbed"] != NATURAL) | (rows.groupby(["testbed", "task"])["rate"].transform("nunique") > 1)]
     testbeds, tasks = in_order(rows["testbed"], testbed_place), in_order(rows["task"], list(TASKS).index)
     if not set(testbeds) - {NATURAL}:

@@ -128,7 +128,7 @@ def predictions(run_dir: Path) -> tuple[dict[tuple, Path], list[str]]:
             kept[(*path.parts[-3:-1], task, split)] = path
         else:
             lost += 1
-    said = [f"Answers to changed texts ({', '.join(sorted(changed))}) are not listed here."] if changed else []
+    said = [f"Answers to changed texts, and of systems that learned from altered answers ({', '.join(sorted(changed))}) are not listed here."] if changed else []
     return kept, said + ([f"{lost} files of answers are not listed: their questions are not there."] if lost else [])
 
 

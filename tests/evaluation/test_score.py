@@ -188,17 +188,19 @@ def test_score_run_writes_its_files(run):
 
 
 def test_damaged_questions_and_altered_teachers_stay_out_of_every_table(run):
-    clean = score_run(run, n_resamples=50)
     answers = (run / "predictions/tiny/base/extraction.test.jsonl").read_bytes()
+    write(run / "predictions/tfidf/baseline/extraction.test.jsonl", *map(json.loads, answers.splitlines()))
+    clean = score_run(run, n_resamples=50)
     for other in ("tiny/base/extraction.test+misspell20", "tiny/base/extraction.test+misspell20+respelled", "tiny/base/extraction.test+respelled", "tiny/base/extraction.test+upper",
-                  "tiny/base/extraction.train+corrupted", "tfidf/baseline-cf40/extraction.test"):
+                  "tiny/base/extraction.train+corrupted", "tfidf/baseline-cf40/extraction.test", "tiny/sft-cf40-s7/extraction.test", "tiny/cpt-sft-cfnear40/extraction.test"):
         path = run / "predictions" / f"{other}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(answers)
-    write(run / "predictions/tiny/sft-cf40/extraction.test.jsonl", *map(json.loads, answers.splitlines()))
+    pd.testing.assert_frame_equal(score_run(run, n_resamples=50), clean)
+    write(run / "predictions/other/sft-cf40/extraction.test.jsonl", *map(json.loads, answers.splitlines()))
     again = score_run(run, n_resamples=50)
-    pd.testing.assert_frame_equal(again[again.stage != "sft-cf40"].reset_index(drop=True), clean)
-    assert set(again.stage) - set(clean.stage) == {"sft-cf40"}, "a model tuned on altered labels answers the clean questions: it is a row of its own"
+    pd.testing.assert_frame_equal(again[again.model != "other"].reset_index(drop=True), clean)
+    assert set(again.loc[again.model == "other", "stage"]) == {"sft-cf40"}, "a model that has no other stage is shown with what it has"
     assert set(pd.read_parquet(run / "results/examples.parquet").split) == {"dev", "test"}
     assert set(efficiency.read_runs(run).split) == {"dev", "test"} and "baseline-cf40" not in set(efficiency.read_runs(run).stage)
 
