@@ -22,6 +22,8 @@ TARGETS = ("primary tumour field", "regional site")  # of a primary plan; a meta
 MODALITIES = ("external beam", "brachytherapy", "stereotactic")  # of the registry; other ones are counted and not scored
 OTHER_TUMOR = ("history_other_malignancy", "other_dx")  # line 1 and line 2 of the patient tables
 STAGES = ("stage_ajcc", "stage_figo")
+UNCLEAR = ("first", "other")  # purposes of a further plan that leave open which one was the primary plan; one for a relapse or of palliative intent does not
+LATE_DAYS = 365
 
 
 def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = synthetic.NOISE, data_dir: str = "", seed: int = 42) -> dict[str, pd.DataFrame]:
@@ -29,7 +31,8 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
 
     corpus: `synthetic` (n_patients of the generator are looked at) or `tcga` (the patients of the run, which notebooks 01 and 02 prepared, keep their ring).
     One note per patient: a head with the facts of `head`, then the pathology report. Returns flow (step, patients, dropped), cohort (patient_id, cancer_type, split, FIELDS; synthetic also schedules, the usual ones
-    that the patient's was drawn from), other (modality, patients: counted, not scored) and, for TCGA, doses (radiotherapy.review of the courses of the patients looked at: what was changed or implausible).
+    that the patient's was drawn from), other (modality, patients: counted, not scored) and, for TCGA, doses (radiotherapy.review of the courses of the patients looked at: what was changed or implausible) and
+    late (patients of the cohort whose course began more than LATE_DAYS after the diagnosis).
     Raises UserError for another corpus, or where nobody is left.
     """
     if corpus not in ("synthetic", "tcga"):
@@ -52,7 +55,8 @@ def prepare(run_dir: Path, corpus: str, n_patients: int = 2000, noise: float = s
     flow["dropped"] = -flow["patients"].diff().fillna(0).astype(int)
     other = pd.Series(found["other"], dtype=object).value_counts().rename_axis("modality").rename("patients").reset_index()
     columns = ["patient_id", "cancer_type", "split", *FIELDS, *(["schedules"] if corpus == "synthetic" else [])]
-    return {"flow": flow, "cohort": cohort[columns], "other": other} | ({"doses": found["doses"]} if "doses" in found else {})
+    of_registry = {"doses": found["doses"], "late": int(cohort["start"].gt(LATE_DAYS).sum())} if corpus == "tcga" else {}
+    return {"flow": flow, "cohort": cohort[columns], "other": other} | of_registry
 
 
 def without_copies(notes: pd.DataFrame, cohort: pd.DataFrame, rings: pd.DataFrame, flow: list) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -103,15 +107,16 @@ def from_registry(run_dir: Path, source: Path) -> dict:
     several = other_tumor(tcga.read_patient_tables(source)[0])
     courses = radiotherapy.courses(tcga.treatment_tables(source)["radiation"])
     courses = radiotherapy.plans(courses[courses["patient_id"].isin(people.index)])
-    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", " or ".join(MODALITIES), "of the primary tumor or its region",
+    steps = ["with a radiotherapy row", "one diagnosis", "the first plan neither palliative nor for a recurrence", "one course in it", "no further plan of the same or an unclear purpose", " or ".join(MODALITIES), "of the primary tumor or its region",
              "dose and fractions recorded", "a pathology report, a diagnosis and an ICD-10 code"]  # fmt: skip
     reached, other, patients, texts = dict.fromkeys(steps, 0), [], [], []
     for patient, rows in plans.by_patient(courses.to_dict("records")).items():
         answer, why = plans.first_course(rows)
         modality, values = rows[0]["modality"], known.get(patient, {})
-        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), modality in MODALITIES, rows[0]["target"] in TARGETS, bool(answer),
+        further = any(row["plan"] > 1 and row["indication"] in UNCLEAR for row in rows)
+        passed = [True, patient not in several, not why.startswith("the first plan"), not why.startswith("several"), not further, modality in MODALITIES, rows[0]["target"] in TARGETS, bool(answer),
                   patient in reports.index and "diagnosis" in values and ICD10 in values]  # fmt: skip
-        if all(passed[:4]) and not passed[4]:
+        if all(passed[:5]) and not passed[5]:
             other.append(modality or "not recorded")
         whole = [all(passed[: i + 1]) for i in range(len(passed))]
         reached = {step: n + ok for (step, n), ok in zip(reached.items(), whole, strict=True)}
@@ -123,7 +128,8 @@ def from_registry(run_dir: Path, source: Path) -> dict:
                  "Sex": "" if pd.isna(sex) else sex.lower()}  # fmt: skip
         report = reports.loc[patient].to_dict() | {"patient_id": patient}
         texts.append(report | {"note_type": "surgical pathology report", "text": f"{head(facts)}\n\n{report['text']}"})
-        patients.append({"patient_id": patient, "cancer_type": people.loc[patient, "cancer_type"], "age": facts["Age"], "gender": sex, REGIMEN: answer, MODALITY: modality, ICD10: values[ICD10]})
+        patients.append({"patient_id": patient, "cancer_type": people.loc[patient, "cancer_type"], "age": facts["Age"], "gender": sex, REGIMEN: answer, MODALITY: modality, ICD10: values[ICD10],
+                         "start": rows[0]["start"]})  # fmt: skip
     flow = [("patients of the run", len(people)), *reached.items()]
     return {"patients": patients, "notes": texts, "flow": flow, "other": other, "doses": radiotherapy.review(courses), "splits": pd.read_parquet(folder / "splits.parquet")}
 

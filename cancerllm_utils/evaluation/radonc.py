@@ -1,7 +1,7 @@
 """Scores of the radiation-oncology study: accuracy, ROUGE-1, classes, the tests of the paper, and what a physicist asks of a regimen.
 
 BED and EQD2 follow the linear-quadratic model (Fowler 1989): BED = n d (1 + d / (alpha/beta)), EQD2 = BED / (1 + 2 / (alpha/beta)), n fractions of d Gy; overall
-time and repopulation are left out. alpha/beta, published regimens and their sources: radonc.yaml. Numbers are points (0-100) with 95 % intervals
+time and repopulation are left out. alpha/beta, published regimens, their sources and what of them was checked: radonc.yaml. Numbers are points (0-100) with 95 % intervals
 clustered by patient, or by institution in the rings of unseen places (score.ring_clusters). Historical practice, not guidance.
 """
 
@@ -13,7 +13,8 @@ import pandas as pd
 import yaml
 
 from cancerllm_utils.corpus import radiotherapy
-from cancerllm_utils.evaluation import classes, plans, score, stats
+from cancerllm_utils.corpus.radonc import MODALITIES
+from cancerllm_utils.evaluation import answers, classes, plans, score, stats
 from cancerllm_utils.evaluation.metrics import UNPARSED, score_pairs, value_scores
 from cancerllm_utils.results import SCORE_COLUMNS, model_name, ring_name, system_order
 
@@ -24,7 +25,9 @@ ITEM_COLUMNS = ["model", "stage", "task", "split", "example_id", "patient_id", "
 MEANS = ["accuracy", "rouge1"]  # what the paper gives for all three tasks, and what is tested
 PHYSICS = ["dose_within_5", "fractions_exact", "fraction_dose_within_5", "regimen_exact", "eqd2_within_5", "published", "impossible"]
 KINDS = ("published for this cancer", "published for another", "possible, not in the table", "impossible", "no regimen")
-TEST_COLUMNS = ["model", "against", "task", "split", "metric", "n", "difference", "low", "high", "p", "p_holm", "rank_biserial", "dz", "paper_p"]
+TEST_COLUMNS = ["model", "against", "task", "split", "metric", "n", "units", "difference", "low", "high", "p", "p_holm", "rank_biserial", "dz", "paper_p"]
+FEWEST_UNITS = 13  # if all of as many differ in one direction, the signed-rank test with ties reaches p <= 0.001; with fewer it cannot
+CHECKED = {"whole": "were found with dose and fractions", "dose": "with the dose alone", "parts": "in parts", "no": "rest on general knowledge"}
 DISTANCE_COLUMNS = ["model", "stage", "split", "n", "with_eqd2", "mean_gy", "low", "high", "median_gy", "within_2_gy", "higher", "lower"]
 
 
@@ -52,13 +55,30 @@ def eqd2(gy: float, fractions: int, ratio: float) -> float:
     return bed(gy, fractions, ratio) / (1 + 2 / ratio)
 
 
+def has_eqd2(course: dict) -> bool:
+    """Whether BED and EQD2 mean something for a course: equal fractions, each given within minutes, and none above `largest_fraction`.
+
+    Of brachytherapy that holds for high-dose-rate courses only. The dose rate is recorded nowhere: a single application counts as an implant at a low dose rate,
+    and so does one larger than any fraction of the table. External beam and brachytherapy in one row are no equal fractions.
+    """
+    gy, n = course["gy"], course["fractions"]
+    if not n or gy / n > rules()["largest_fraction"] or "+" in course["modality"]:
+        return False
+    return class_of(course["modality"]) == "external" or (n > 1 and gy / n <= largest_applied())
+
+
+def largest_applied() -> float:
+    """The largest dose per fraction (Gy) of the published brachytherapy in more than one fraction."""
+    return max(row["gy"] / row["fractions"] for row in table_of("brachytherapy") if row["fractions"] > 1)
+
+
 def regimen_numbers(course: dict | None, cancer_type: str) -> dict[str, float]:
-    """gy, fractions, fraction_gy, bed, eqd2 (Gy, tumor of this cancer) of a parsed answer; NaN where it names no dose, and for the last two above `largest_fraction`."""
+    """gy, fractions, fraction_gy, bed, eqd2 (Gy, tumor of this cancer) of a parsed answer; NaN where it names no dose, and for the last two where not `has_eqd2`."""
     if course is None or course["gy"] is None:
         return dict.fromkeys(("gy", "fractions", "fraction_gy", "bed", "eqd2"), np.nan)
     gy, n, ratio = course["gy"], course["fractions"], alpha_beta(cancer_type)
     each = gy / n if n else np.nan
-    trusted = bool(n) and each <= rules()["largest_fraction"]
+    trusted = has_eqd2(course)
     return {"gy": gy, "fractions": n, "fraction_gy": each, "bed": bed(gy, n, ratio) if trusted else np.nan, "eqd2": eqd2(gy, n, ratio) if trusted else np.nan}
 
 
@@ -68,8 +88,8 @@ def table_of(kind: str) -> list[dict]:
 
 
 def class_of(modality: str) -> str:
-    """The class of the table that a modality belongs to; a mixed one counts as brachytherapy, whose limits are wider."""
-    return "external" if modality in rules()["external"] else "brachytherapy"
+    """The class of the table that a modality belongs to; a mixed one counts as brachytherapy, whose limits are wider, and a modality that is not named as external."""
+    return "brachytherapy" if "brachytherapy" in modality else "external"
 
 
 def matching(course: dict, cancer_type: str) -> list[dict]:
@@ -91,7 +111,7 @@ def is_impossible(course: dict) -> bool:
     if None in radiotherapy.checked(gy, n, modality)[:2]:
         return True
     if class_of(modality) == "brachytherapy":
-        return n > 1 and gy / n > rules()["beyond"] * max(row["gy"] / row["fractions"] for row in table_of("brachytherapy") if row["fractions"] > 1)
+        return n > 1 and gy / n > rules()["beyond"] * largest_applied()
     return gy > rules()["beyond"] * max(row["gy"] for row in table_of("external") if row["fractions"] <= n)
 
 
@@ -107,7 +127,8 @@ def plausibility(course: dict | None, cancer_type: str) -> tuple[str, str]:
 
 
 def review(cohort: pd.DataFrame) -> pd.DataFrame:
-    """The regimens that the patients got against the table, most frequent first: cancer_type, regimen, patients, fraction_gy, bed, eqd2, plausibility, source.
+    """The regimens that the patients got against the table, most frequent first: cancer_type, regimen, patients, fraction_gy, bed, eqd2, plausibility, source,
+    checked (of the table's row, "" where there is none).
 
     cohort: corpus.radonc.prepare. What the registry says and nothing publishes is for a person to look at, not wrong by itself.
     """
@@ -116,9 +137,30 @@ def review(cohort: pd.DataFrame) -> pd.DataFrame:
         course = plans.course_of(regimen)
         numbers = regimen_numbers(course, cancer)
         kind, source = plausibility(course, cancer)
+        followed = matching(course, cancer)
         rows.append({"cancer_type": cancer, "regimen": regimen, "patients": len(part), **{name: numbers[name] for name in ("fraction_gy", "bed", "eqd2")},
-                     "plausibility": kind, "source": source})  # fmt: skip
+                     "plausibility": kind, "source": source, "checked": followed[0]["checked"] if followed else ""})  # fmt: skip
     return pd.DataFrame(rows).sort_values(["patients", "cancer_type", "regimen"], ascending=[False, True, True], ignore_index=True)
+
+
+def published() -> pd.DataFrame:
+    """The table of published regimens: gy, fractions, fraction_gy (Gy), cancers, kind, source, checked (a key of CHECKED), against (where it was read)."""
+    rows = [{"gy": row["gy"], "fractions": row["fractions"], "fraction_gy": row["gy"] / row["fractions"], "cancers": " ".join(row["for"]),
+             "kind": "permanent implant" if row.get("permanent") else row.get("kind", "external"), **{name: row[name] for name in ("source", "checked", "against")}}
+            for row in rules()["regimens"]]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def table_sentences(reviewed: pd.DataFrame) -> list[str]:
+    """What the table of published regimens rests on, and how many of the cohort's patients follow a row of each kind. reviewed: review."""
+    table, patients = published(), reviewed["patients"].sum()
+    counts = table["checked"].value_counts()
+    said = ", ".join(f"{counts.get(name, 0)} {words}" for name, words in CHECKED.items())
+    share = {name: reviewed.loc[reviewed["checked"].eq(name), "patients"].sum() / patients for name in CHECKED}
+    followed = reviewed["checked"].ne("")
+    return [f"{len(table)} published regimens were compared with abstracts, protocols, registrations and guidelines that could be read: {said}.",
+            f"Of {patients:,} patients, {reviewed.loc[followed, 'patients'].sum() / patients:.0%} follow a row of the table: {share['whole']:.0%} one that was found with dose and fractions, "
+            f"{share['dose'] + share['parts']:.0%} one found with the dose alone or in parts, {share['no']:.0%} one that rests on general knowledge."]  # fmt: skip
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------------------
@@ -171,20 +213,19 @@ def regimen_scores(gold: str, parsed: str, cancer_type: str) -> dict:
 
 def scores(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """One row per system, test set, task and metric, SCORE_COLUMNS in points: MEANS, for modality and ICD-10 macro_f1 (precision and recall are macro too), for regimens
-    PHYSICS. items: read_items."""
+    PHYSICS. items: read_items. Where every value is 0, or every one 1, the interval is the exact binomial one (answers.share_interval)."""
     rows = []
     for (model, stage, task, split), part in items.groupby(["model", "stage", "task", "split"], sort=False):
-        clusters, method = score.ring_clusters(part, split)
         common = {"model": model, "stage": stage, "task": task, "variant": "all", "split": split, "field": "all", "subgroup": "all", "family": "clinical", "n": len(part),
                   "unparsed": int(part["parsed"].eq(UNPARSED).sum()), "seed": seed}  # fmt: skip
         for metric in [*MEANS, *(PHYSICS if task == REGIMEN else [])]:
-            values = 100 * part[metric].to_numpy(dtype=float)
-            asked = ~np.isnan(values)
-            if asked.any():
-                low, high = stats.cluster_interval(values[asked], clusters[asked], method, n_resamples, seed)
-                rows.append(common | {"metric": metric, "f1": values[asked].mean(), "f1_low": max(low, 0), "f1_high": min(high, 100), "n": int(asked.sum())}
+            asked = part[part[metric].notna()]
+            if len(asked):
+                low, high = answers.share_interval(asked[metric], asked, split, n_resamples, seed)
+                rows.append(common | {"metric": metric, "f1": 100 * asked[metric].astype(float).mean(), "f1_low": low, "f1_high": high, "n": len(asked)}
                             | ({"family": "paper"} if metric == "rouge1" else {}))  # fmt: skip
         if task != REGIMEN:
+            clusters, method = score.ring_clusters(part, split)
             table = classes.class_table(part["gold"].to_numpy(str), part["parsed"].to_numpy(str), clusters, n_resamples, seed, method).set_index("class")
             macro = 100 * table.loc["macro", ["precision", "recall", "f1", "f1_low", "f1_high"]]
             rows.append(common | {"metric": "macro_f1"} | macro.to_dict())
@@ -194,7 +235,7 @@ def scores(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.Da
 def tests(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Fine-tuned against the original model, and against each simple method, on the same patients: TEST_COLUMNS, one row per model, task, test set and metric of MEANS.
 
-    difference and its limits in points; p: Wilcoxon signed-rank on each patient's difference, one-sided "fine-tuned is better" as in the paper (of
+    difference and its limits in points; units: patients, or institutions, that the tests count; p: Wilcoxon signed-rank on each patient's difference, one-sided "fine-tuned is better" as in the paper (of
     institutions' means in the rings of unseen places); p_holm over the comparisons with the original, or with the simple methods, of one test set; rank_biserial
     and dz are effect sizes (stats.wilcoxon_test, stats.cohens_dz); paper_p is what the paper gives for fine-tuned against original.
     """
@@ -212,7 +253,7 @@ def tests(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd.Dat
                 if np.isnan(b).any():
                     continue
                 found, signed = stats.paired_difference(a, b, clusters, n_resamples, seed, method), stats.wilcoxon_test(a, b, clusters)
-                rows.append({"model": model, "against": "original" if stage == "base" else name, "task": task, "split": split, "metric": metric, **found, "p": signed["p"],
+                rows.append({"model": model, "against": "original" if stage == "base" else name, "task": task, "split": split, "metric": metric, **found, "units": signed["n"], "p": signed["p"],
                              "rank_biserial": signed["rank_biserial"], "dz": stats.cohens_dz(a, b, clusters),
                              "paper_p": rules()["paper"]["p_at_most"] if stage == "base" else np.nan})  # fmt: skip
     table = pd.DataFrame(rows).reindex(columns=TEST_COLUMNS)
@@ -248,9 +289,15 @@ def cohort_sentences(corpus: str, found: dict) -> list[str]:
     """What the tables of corpus.radonc.prepare say of the cohort, in words."""
     n, first, paper = len(found["cohort"]), found["flow"]["patients"].iloc[0], rules()["paper"]
     said = [f"{n:,} of {first:,} patients are in the cohort, {n / first:.0%} (the paper: {paper['cohort']:,} of {paper['cases']:,} cases)."]
+    cancers = found["cohort"]["cancer_type"].value_counts()
+    said.append("By cancer: " + ", ".join(f"{name} {count}" for name, count in cancers.items()) + ".")
     if corpus == "tcga":
         other = ", ".join(f"{row.modality} {row.patients}" for row in found["other"].itertuples()) or "none"
-        said += ["The registry does not record the particle: photons, protons and electrons are all external beam there.",
+        given = found["cohort"]["radiotherapy_modality"].value_counts()
+        scored = ", ".join(f"{name} {given.get(name, 0)}" for name in MODALITIES)
+        said += [f"Without breast cancer, whose reports come from a file of their own, they are {n - cancers.get('BRCA', 0):,}.",
+                 f"The course of {found['late']} patients began more than a year after the diagnosis: it may belong to a relapse that the registry does not call one.",
+                 f"Modalities that are asked for: {scored}. The registry does not record the particle: photons, protons and electrons are all external beam there.",
                  f"Other modalities of one clear course, counted and not scored: {other}."]  # fmt: skip
     else:
         said.append("Invented patients: the course follows from the facts of the tumor, its schedule is drawn from the usual ones, the particle follows from site, stage, age and side. "
@@ -278,20 +325,34 @@ def sentences(table: pd.DataFrame, tested: pd.DataFrame, items: pd.DataFrame) ->
     """What was found, in words, per test set: tuned against original beside the paper's p, tuned against the best simple method, impossible regimens."""
     said, limit = [], rules()["paper"]["p_at_most"]
     for (split, model), part in tested[tested["against"].eq("original")].groupby(["split", "model"], sort=False):
-        small = part["p"].le(limit)
+        small, units = part["p"].le(limit), int(part["units"].min())
+        place = "institutions" if split.startswith("external") else "patients"
+        few = f" Only {units} {place} are compared: such a p is hardly within reach, whatever the models do." if units < FEWEST_UNITS else ""
         said.append(f"{ring_name(split)}: fine-tuned {model} against the original, one-sided Wilcoxon: p <= {limit:g} in {small.sum()} of {len(small)} comparisons (the paper: in all); "
-                    f"largest p {part['p'].max():.2g}, rank-biserial {part['rank_biserial'].min():.2f} to {part['rank_biserial'].max():.2f}.")  # fmt: skip
+                    f"largest p {part['p'].max():.2g}, rank-biserial {part['rank_biserial'].min():.2f} to {part['rank_biserial'].max():.2f}.{few}")  # fmt: skip
     for (split, model, task), part in tested[tested["against"].ne("original") & tested["metric"].eq("accuracy")].groupby(["split", "model", "task"], sort=False):
         row = part.loc[part["difference"].idxmin()]
         word = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told apart from"
         said.append(f"{ring_name(split)}, {TASKS[task]}: fine-tuned {model} is {word} {model_name(row['against'], 'baseline')}, the best simple method ({row['difference']:+.1f} points, "
                     f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}, n = {row['n']}).")  # fmt: skip
+    said += modality_sentences(table)
     dangerous = table[table["metric"].eq("impossible")]
     for row in dangerous[dangerous["stage"].str.startswith("sft")].itertuples():
         said.append(f"{ring_name(row.split)}: impossible regimens, a dangerous error, among the answers of {model_name(row.model, row.stage)}: {row.f1:.1f} % (95 % interval {row.f1_low:.1f} to "
                     f"{row.f1_high:.1f}, n = {row.n}).")  # fmt: skip
     if not len(items):
         said.append("Nothing was answered.")
+    return said
+
+
+def modality_sentences(table: pd.DataFrame) -> list[str]:
+    """The modality of each tuned model by macro F1, beside whoever always names the most frequent one: most patients get that, so accuracy says little."""
+    rows, said = table[table["task"].eq("radonc_modality") & table["metric"].eq("macro_f1")], []
+    for split, part in rows.groupby("split", sort=False):
+        always = part[part["model"].eq("majority")]
+        for row in part[part["stage"].str.startswith("sft")].itertuples():
+            beside = f"; whoever always names the most frequent one: {always['f1'].iloc[0]:.1f}" if len(always) else ""
+            said.append(f"{ring_name(split)}, modality, macro F1: {model_name(row.model, row.stage)} {row.f1:.1f} (95 % interval {row.f1_low:.1f} to {row.f1_high:.1f}, n = {row.n}){beside}.")
     return said
 
 

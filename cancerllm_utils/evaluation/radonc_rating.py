@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 import pandas as pd
 
-from cancerllm_utils.evaluation import plans, radonc, rating, score, stats
+from cancerllm_utils.evaluation import answers, plans, radonc, rating
 from cancerllm_utils.modeling.nearest import seen_text
 from cancerllm_utils.results import model_name, ring_name
 from cancerllm_utils.tasks.task import read_jsonl
@@ -97,14 +97,13 @@ def shares(form: pd.DataFrame, key: pd.DataFrame, ratings: list[pd.DataFrame], s
     agreed = rating.kappa(both["first"], both["second"], both["patient_id"], SCALE, n_resamples, seed) if len(both) else {"kappa": np.nan, "low": np.nan, "high": np.nan}
     rows = []
     for (model, stage), part in key.groupby(["model", "stage"], sort=False):
-        clusters, method = score.ring_clusters(part, split)
         for name, column in (("first", "first"), ("second", "second"), ("together", "consensus")):
             choice = part["item"].map(together[column]).where(part["item"].ne(""), SCALE[2]).fillna("")
             rated = choice.ne("").to_numpy()
             if rated.any():
-                values = 100.0 * choice.eq(SCALE[0]).to_numpy()[rated]
-                low, high = stats.cluster_interval(values, clusters[rated], method, n_resamples, seed)
-                rows.append({"model": model, "stage": stage, "split": split, "rater": name, "n": int(rated.sum()), "acceptable": values.mean(), "low": max(low, 0), "high": min(high, 100),
+                good = choice[rated].eq(SCALE[0])
+                low, high = answers.share_interval(good, part[rated], split, n_resamples, seed)
+                rows.append({"model": model, "stage": stage, "split": split, "rater": name, "n": int(rated.sum()), "acceptable": 100 * good.mean(), "low": low, "high": high,
                              "with_change": 100 * choice[rated].isin(SCALE[:2]).mean(), "kappa": agreed["kappa"], "kappa_low": agreed["low"], "kappa_high": agreed["high"],
                              "paper_above": radonc.rules()["paper"]["acceptable_above"], "simulated": simulated})  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -85,20 +85,22 @@ def course(patient, dose="60", fractions="30", kind="External", regimen="ADJUVAN
 
 @pytest.fixture
 def registry_run(tmp_path):
-    """Ten invented patients: 0-2 and 9 clear, 3 another tumor, 4 palliative, 5 two courses, 6 no dose, 7 an isotope, 8 no radiotherapy row."""
-    ids = [f"TCGA-ZZ-000{i}" for i in range(10)]
+    """Twelve invented patients: 0-2 and 9 clear (2 late, 9 with a later course for a relapse), 3 another tumor, 4 palliative, 5 two courses, 6 no dose, 7 an isotope,
+    8 no radiotherapy row, 10 a second adjuvant course a year later, 11 one of unknown date beside the first."""
+    ids = [f"TCGA-ZZ-00{i:02d}" for i in range(12)]
     clinical = tmp_path / "data" / "tcga" / "clinical"
     table(clinical / "nationwidechildrens.org_clinical_patient_gbm.txt", [{"bcr_patient_barcode": p, "other_dx": "Yes" if p == ids[3] else "No"} for p in ids])
-    rows = [course(ids[0]), course(ids[1], "6000"), course(ids[2], "59.4", "33"), course(ids[3]), course(ids[4], regimen="PALLIATIVE"), course(ids[5]), course(ids[5], "9", "5"),
-            course(ids[6], "[Not Available]"), course(ids[7], kind="OTHER") | {"radiation_type_other": "I-131"}, course(ids[9], "45", "25")]  # fmt: skip
+    rows = [course(ids[0]), course(ids[1], "6000"), course(ids[2], "59.4", "33", start="400"), course(ids[3]), course(ids[4], regimen="PALLIATIVE"), course(ids[5]), course(ids[5], "9", "5"),
+            course(ids[6], "[Not Available]"), course(ids[7], kind="OTHER") | {"radiation_type_other": "I-131"}, course(ids[9], "45", "25"),
+            course(ids[9], "20", "5", regimen="RECURRENCE", start="500"), course(ids[10]), course(ids[10], "54", "30", start="430"), course(ids[11]), course(ids[11], "20", "10", start="[Not Available]")]  # fmt: skip
     table(clinical / "nationwidechildrens.org_clinical_radiation_gbm.txt", [{"radiation_type_other": "", **row} for row in rows])
     folder = tmp_path / "run" / "corpus"
     folder.mkdir(parents=True)
-    pd.DataFrame({"patient_id": ids, "cancer_type": "GBM", "age": pd.array([60, None] * 5, dtype="Int64"), "gender": "MALE"}).to_parquet(folder / "patients.parquet")
-    pd.DataFrame({"patient_id": ids, "split": ["train"] * 5 + ["test"] * 5}).to_parquet(folder / "splits.parquet")
+    pd.DataFrame({"patient_id": ids, "cancer_type": "GBM", "age": pd.array([60, None] * 6, dtype="Int64"), "gender": "MALE"}).to_parquet(folder / "patients.parquet")
+    pd.DataFrame({"patient_id": ids, "split": ["train"] * 5 + ["test"] * 7}).to_parquet(folder / "splits.parquet")
     facts = [(p, field, value) for p in ids for field, value in (("diagnosis", "glioblastoma of the brain"), ("icd10", "C71"))]
     pd.DataFrame(facts, columns=["patient_id", "field", "registry_value"]).to_parquet(folder / "registry.parquet")
-    words = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet"]
+    words = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima"]
     notes = [{"note_id": f"{p}-r1", "patient_id": p, "site": "brain", "institution": "A", "note_type": "pathology report", "cancer_type": "GBM", "date": "", "text": f"Invented {word} report.",
               "source": "test"} for p, word in zip(ids, words)]  # fmt: skip
     pd.DataFrame(notes).to_parquet(folder / "notes.parquet")
@@ -108,12 +110,12 @@ def registry_run(tmp_path):
 def test_every_patient_of_the_registry_ends_in_one_step(registry_run):
     found = radonc.prepare(registry_run / "run", "tcga", data_dir=str(registry_run / "data"))
     steps = found["flow"].set_index("step")["patients"]
-    assert steps.tolist() == [10, 9, 8, 7, 6, 5, 5, 4, 4, 4]
+    assert steps.tolist() == [12, 11, 10, 9, 8, 6, 5, 5, 4, 4, 4] and steps["no further plan of the same or an unclear purpose"] == 6
     assert found["other"].to_numpy().tolist() == [["radioisotope", 1]]
     assert len(found["cohort"]) == 4 and set(found["cohort"]["radiotherapy"]) == {
         "external beam | 60 Gy | 30 fractions | primary tumour field", "external beam | 59.4 Gy | 33 fractions | primary tumour field", "external beam | 45 Gy | 25 fractions | primary tumour field"}  # fmt: skip
     assert found["cohort"].set_index("patient_id")["split"].to_dict() == {"TCGA-ZZ-0000": "train", "TCGA-ZZ-0001": "train", "TCGA-ZZ-0002": "train", "TCGA-ZZ-0009": "test"}
-    assert found["doses"]["dose_flag"].tolist() == ["rescaled"]
+    assert found["doses"]["dose_flag"].tolist() == ["rescaled"] and found["late"] == 1
 
 
 def test_another_corpus_and_an_empty_cohort_stop(tmp_path):

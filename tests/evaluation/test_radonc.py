@@ -37,6 +37,24 @@ def test_tissue_decides_alpha_beta():
     assert all(entry["source"] for entry in radonc.rules()["alpha_beta"].values())
 
 
+@pytest.mark.parametrize(
+    ("answer", "eqd2"),
+    [
+        ("brachytherapy | 21 Gy | 3 fractions | vaginal vault", 21 * 1.7 / 1.2),  # by hand: BED 21 (1 + 7 / 10) = 35.7 Gy
+        ("brachytherapy | 27 Gy | 2 fractions | prostate", 27 * 2.35 / 1.2),  # 13.5 Gy, the largest fraction of the table
+        ("brachytherapy | 145 Gy | 1 fraction | prostate", None),  # a permanent implant
+        ("brachytherapy | 15 Gy | 1 fraction | cervix", None),  # a single application: its dose rate is not known
+        ("brachytherapy | 40 Gy | 2 fractions | cervix", None),  # two insertions at a low dose rate
+        ("external beam + brachytherapy | 66 Gy | 28 fractions | cervix", None),  # no equal fractions
+        ("stereotactic | 54 Gy | 3 fractions | lung", 126.0),
+    ],
+)
+def test_eqd2_of_brachytherapy_only_in_fractions(answer, eqd2):
+    numbers = radonc.regimen_numbers(plans.course_of(answer), "UCEC")
+    assert np.isnan(numbers["eqd2"]) == np.isnan(numbers["bed"]) == (eqd2 is None)
+    assert eqd2 is None or numbers["eqd2"] == pytest.approx(eqd2)
+
+
 def test_no_eqd2_where_the_model_is_not_trusted_or_no_dose_is_named():
     large = radonc.regimen_numbers({"modality": "stereotactic", "gy": 34.0, "fractions": 1}, "LUAD")
     assert large["fraction_gy"] == 34 and np.isnan(large["eqd2"])
@@ -62,6 +80,7 @@ def test_no_eqd2_where_the_model_is_not_trusted_or_no_dose_is_named():
         ("brachytherapy | 145 Gy | 3 fractions | prostate", "PRAD", "impossible"),
         ("brachytherapy | 36 Gy | 4 fractions | cervix", "CESC", "possible, not in the table"),
         ("external beam | 76 Gy | 25 fractions | liver", "LIHC", "possible, not in the table"),
+        ("60 Gy in 30 fractions", "GBM", "published for this cancer"),  # a modality that is not named counts as external beam
         ("a mass of the breast", "BRCA", "no regimen"),
     ],
 )
@@ -74,6 +93,16 @@ def test_every_published_regimen_is_possible_and_names_its_source():
         course = {"modality": "brachytherapy" if row.get("kind") == "brachytherapy" else "external beam", "gy": float(row["gy"]), "fractions": row["fractions"], "target": ""}
         kind, source = radonc.plausibility(course, row["for"][0])
         assert kind == "published for this cancer" and source and len(row["source"]) > 8, row
+        assert row["checked"] in radonc.CHECKED and bool(row["against"]) == (row["checked"] != "no"), row
+
+
+def test_the_table_says_what_it_rests_on():
+    table = radonc.published()
+    assert len(table) == len(radonc.rules()["regimens"]) and not table.duplicated(["gy", "fractions", "cancers", "kind"]).any()
+    assert (table["kind"].eq("permanent implant") == table["gy"].gt(100)).all() and (table.loc[table["kind"].eq("permanent implant"), "fractions"] == 1).all()
+    cohort = pd.DataFrame({"cancer_type": ["GBM"] * 3 + ["BRCA"], "radiotherapy": ["external beam | 60 Gy | 30 fractions | primary tumour field"] * 3 + ["external beam | 61 Gy | 10 fractions | regional site"]})
+    said = radonc.table_sentences(radonc.review(cohort))
+    assert said[0].startswith(f"{len(table)} published regimens") and "Of 4 patients, 75% follow a row of the table: 75% one that was found with dose and fractions" in said[1]
 
 
 def test_scores_of_one_regimen():
@@ -117,11 +146,16 @@ def test_scores_of_known_answers(items):
     assert table["majority_by_cancer", "radonc_regimen", "published"] == 100
 
 
+def test_none_of_twelve_is_no_certainty(items):
+    row = radonc.scores(items, n_resamples=50).query("model == 'tiny_base' and stage == 'sft' and metric == 'impossible'").iloc[0]
+    assert (row["f1"], row["f1_low"]) == (0, 0) and row["f1_high"] == pytest.approx(100 * (1 - 0.025 ** (1 / 12)))  # Clopper and Pearson, 0 of 12
+
+
 def test_tests_are_one_sided_and_adjusted(items):
     table = radonc.tests(items, n_resamples=50)
     original = table[table["against"].eq("original") & table["metric"].eq("accuracy")]
     assert (original["difference"] == 100).all() and (original["rank_biserial"] == 1).all() and (original["p"] < 0.001).all()
-    assert (original["p_holm"] >= original["p"]).all() and (original["paper_p"] == 0.001).all()
+    assert (original["p_holm"] >= original["p"]).all() and (original["paper_p"] == 0.001).all() and (original["units"] == 12).all()
     simple = table[table["against"].eq("majority_by_cancer") & table["metric"].eq("accuracy")]
     assert (simple["difference"] == 50).all() and simple["paper_p"].isna().all()
 
@@ -139,6 +173,7 @@ def test_sentences_and_tables_print(items):
     table, tested = radonc.scores(items, n_resamples=50), radonc.tests(items, n_resamples=50)
     said = radonc.sentences(table, tested, items)
     assert any("the paper: in all" in sentence for sentence in said) and any("impossible" in sentence for sentence in said)
+    assert any("Only 12 patients are compared" in sentence for sentence in said) and any("modality, macro F1" in sentence for sentence in said)
     shown = radonc.score_table(table, "radonc_modality")
     assert shown["system"].iloc[0] == "Majority per cancer" and "macro_f1" in shown
     assert radonc.read_items(Path("/nowhere")).empty
