@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cancerllm_utils.evaluation import robustness, score, stats
+from cancerllm_utils.evaluation import robustness, robustness_files, score, stats
 
 COLUMNS = ["model", "stage", "task", "split", "field", "change", "n", "patients", "flips", "low", "high", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
 KINDS = ["right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
@@ -37,16 +37,16 @@ def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 42) -> pd.Data
     kinds stay empty, since one question may flip in several ways. Writes results/consistency.csv; empty where no such question was asked.
     """
     run_dir, known, rows = Path(run_dir), {}, []
-    found = [row | {"stage": row["path"].parent.name} for row in robustness.files(run_dir)]
+    found = [row | {"stage": row["path"].parent.name} for row in robustness_files.files(run_dir)]
     clean = {(row["model"], row["stage"], row["task"], row["split"]): row for row in found if not row["testbed"] and "+" not in row["path"].name}
     changed = {}
     for row in found:
         key = (row["model"], row["stage"], row["task"], row["split"])
-        if row["testbed"] in robustness.words()["meaning_kept"] and "respelled" not in row["remedy"] and key in clean:
+        if row["testbed"] in robustness_files.words()["meaning_kept"] and "respelled" not in row["remedy"] and key in clean:
             changed.setdefault(key, {})[row["testbed"]] = row
     for key, by_change in changed.items():
         own = robustness.answers(clean[key], run_dir, known)
-        tables = {change: flips(own, robustness.answers(by_change[change], run_dir, known)) for change in robustness.words()["meaning_kept"] if change in by_change}
+        tables = {change: flips(own, robustness.answers(by_change[change], run_dir, known)) for change in robustness_files.words()["meaning_kept"] if change in by_change}
         shared = sorted(set.intersection(*(set(table.index) for table in tables.values())))
         if len(tables) > 1 and shared:
             tables[ANY] = pd.DataFrame({"flip": np.any([table.loc[shared, "flip"] for table in tables.values()], axis=0)}, index=shared)

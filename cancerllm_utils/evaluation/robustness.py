@@ -3,104 +3,27 @@
 Reads prediction files, scores them with the scorer of notebook 06 and answers no question anew. Every point of a curve is the score of the same
 questions: those that every system answered at every rate; the others are left out at all of them, and counted. Rate 0 is their clean score. Intervals
 are 95 %, patients resampled (institutions outside, score.ring_clusters). Where a stage was trained with several seeds, the mean over them is scored, and
-the luck of training widens the interval: both half widths add as squares (Zou and Donner 2008, doi 10.1002/sim.3095), the seeds' from the t
-distribution. One seed says nothing about that luck.
+the luck of training (robustness_seeds.py) widens the interval: both half widths add as squares (Zou and Donner 2008, doi 10.1002/sim.3095), the seeds'
+from the t distribution. One seed says nothing about that luck.
 """
 
-import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from cancerllm_utils.corpus import quality
-from cancerllm_utils.evaluation import rings, score, stats
-from cancerllm_utils.results import RINGS, SCORE_COLUMNS, STAGES, TASKS, altered_labels
+from cancerllm_utils.evaluation import rings, robustness_seeds, score, stats
+from cancerllm_utils.evaluation.robustness_files import files, points, words
+from cancerllm_utils.results import RINGS, SCORE_COLUMNS, TASKS
 
 METRICS = {"average": "paper", "value_accuracy": "clinical", "false_answer": "clinical", "miss": "clinical"}  # metric -> its family
 TESTED = ["average", "value_accuracy"]  # changes of these are tested
-NATURAL, BASELINE = "natural", "baseline"
+NATURAL = "natural"
 BLIND = ("majority", "majority_by_cancer")  # they read no text: damage to it cannot change them, and a test of that would only cost the others power
 COLUMNS = [*SCORE_COLUMNS, "testbed", "rate", "remedy", "seeds", "seed_sd", "patients", "left_out"]
 TEST_COLUMNS = ["kind", "model", "stage", "task", "split", "field", "family", "metric", "testbed", "rate", "remedy", "value", "low", "high", "p", "p_holm",
                 "n", "patients", "seeds"]  # fmt: skip
-
-
-@cache
-def words() -> dict:
-    """robustness.yaml: testbeds, training, meaning_kept, any, remedies, paper, source. It is kept: do not change it."""
-    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-
-
-# ---- which file is which point ---------------------------------------------------------------------------------------------------
-
-
-def parse_split(split: str) -> dict:
-    """`test+misspell20+respelled` as {split: test, testbed: misspell, rate: 20.0, remedy: respelled}; testbed "" for a clean set, rate NaN without one."""
-    ring, *parts = split.split("+")
-    found = {"split": ring, "testbed": "", "rate": 0.0, "remedy": ""}
-    for part in parts:
-        name, rate = re.fullmatch(r"(.*?)(\d*)", part).groups()
-        found |= {"remedy": part} if part in words()["remedies"] else {"testbed": name, "rate": float(rate) if rate else float("nan")}
-    return found
-
-
-def parse_stage(stage: str) -> dict:
-    """`cpt-sft-cf40-filtered-s7` as {stage: cpt-sft, labels: labels, label_rate: 40.0, remedy: filtered, seed: s7}; other endings stay with the stage."""
-    root = max((name for name in (*STAGES, BASELINE) if stage == name or stage.startswith(name + "-")), key=len, default=stage)
-    found, kept = {"labels": "", "label_rate": 0.0, "remedy": "", "seed": ""}, [root]
-    for part in stage[len(root) :].split("-")[1:]:
-        altered = altered_labels(f"-{part}")
-        if altered:
-            found |= {"labels": "labels_near" if altered[0] else "labels", "label_rate": altered[1]}
-        elif re.fullmatch(r"s\d+", part):
-            found["seed"] = part
-        elif part in words()["remedies"]:
-            found["remedy"] = part
-        else:
-            kept.append(part)
-    return {"stage": "-".join(kept)} | found
-
-
-def files(run_dir: str | Path) -> list[dict]:
-    """Every prediction file as a point of a curve: model, stage, labels, label_rate, seed, task, split, testbed, rate, remedy, path; those of training items are none."""
-    found = []
-    for path in sorted(Path(run_dir).glob("predictions/*/*/*.jsonl")):
-        task, split = path.name.removesuffix(".jsonl").split(".", 1)
-        of_split, of_stage = parse_split(split), parse_stage(path.parent.name)
-        remedy = "+".join(filter(None, (of_stage["remedy"], of_split["remedy"])))
-        if of_split["split"] != "train" and path.stat().st_size:
-            found.append(of_stage | of_split | {"model": path.parent.parent.name, "task": task, "remedy": remedy, "path": path})
-    return found
-
-
-def points(found: list[dict]) -> dict[tuple, list[dict]]:
-    """(task, split, testbed) -> its points with `rate`, the clean ones (rate 0) of the same systems among them. Variants without a rate belong to consistency.py.
-
-    A damaged test set: a stage that learned altered labels is a system of its own there (stage sft-cf40). Altered labels: clean questions, and the
-    stage without them is rate 0; how the text was damaged or mended has no part in it.
-    """
-    out = {}
-    for row in found:
-        if row["testbed"] and not np.isnan(row["rate"]):
-            out.setdefault((row["task"], row["split"], row["testbed"]), []).append(whole_stage(row))
-        elif row["labels"] and not row["testbed"] and "respelled" not in row["remedy"]:
-            out.setdefault((row["task"], row["split"], row["labels"]), []).append(row | {"rate": row["label_rate"]})
-    for (task, split, testbed), members in out.items():
-        trained = testbed in words()["training"]
-        curves = {(row["model"], row["stage"], row["remedy"]) for row in members}
-        systems = {(model, stage) for model, stage, _ in curves}
-        clean = [row if trained else whole_stage(row) for row in found if (row["task"], row["split"], row["testbed"]) == (task, split, "") and not (trained and row["labels"])]
-        members += [row for row in clean if (row["model"], row["stage"], row["remedy"]) in curves or ((row["model"], row["stage"]) in systems and not row["remedy"])]
-    return out
-
-
-def whole_stage(row: dict) -> dict:
-    """The point with its altered labels as part of the stage's name."""
-    ending = f"-cf{'near' if row['labels'] == 'labels_near' else ''}{row['label_rate']:g}" if row["labels"] else ""
-    return row | {"stage": row["stage"] + ending}
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------------------
@@ -165,20 +88,23 @@ def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> np.ndarray
     return (stacked(a).mean(axis=1) - stacked(b).mean(axis=1))[:, None]
 
 
-def estimate(values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int) -> list[dict]:
-    """Means over examples and seeds with 95 % limits, one row per column of values (n, seeds, k): {value, low, high, n, seeds, seed_sd}, points."""
-    average = values.mean(axis=1)
+def estimate(values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int, luck: tuple | None = None) -> list[dict]:
+    """Means over examples and seeds with 95 % limits, one row per column of values (n, seeds, k): {value, low, high, n, seeds, seed_sd}, points.
+
+    luck: standard errors (k,) and degrees of freedom of the luck of training (robustness_seeds.py); None takes the seeds' own spread, where there are several.
+    """
+    average, seeds = values.mean(axis=1), values.shape[1]
     low, high = stats.cluster_interval(average, clusters, method, n_resamples, seed)
     counted = ~np.isnan(average)
+    reach = np.zeros(values.shape[2]) if luck is None else robustness_seeds.reach(luck)
     rows = []
     for column in range(values.shape[2]):
         asked = counted[:, column]
-        row = {"value": np.nan, "low": np.nan, "high": np.nan, "n": int(asked.sum()), "seeds": values.shape[1], "seed_sd": np.nan}
+        row = {"value": np.nan, "low": np.nan, "high": np.nan, "n": int(asked.sum()), "seeds": seeds, "seed_sd": np.nan}
         if asked.any():
             spread = stats.seed_spread(values[asked, :, column].mean(axis=0))
-            reach = spread["high"] - spread["mean"] if values.shape[1] > 1 else 0.0
-            mean = spread["mean"]
-            row |= {"value": mean, "low": mean - np.hypot(mean - low[column], reach), "high": mean + np.hypot(high[column] - mean, reach), "seed_sd": spread["sd"]}
+            wide, mean = spread["high"] - spread["mean"] if luck is None and seeds > 1 else reach[column], spread["mean"]
+            row |= {"value": mean, "low": mean - np.hypot(mean - low[column], wide), "high": mean + np.hypot(high[column] - mean, wide), "seed_sd": spread["sd"]}
         rows.append(row)
     return rows
 
@@ -200,7 +126,8 @@ def scores(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) ->
             for rate, seeds in sorted(by_rate.items()):
                 values = stacked(seeds)
                 for field, mask in masks.items():
-                    part = estimate(values[mask][:, :, :-1], clusters[mask], method, n_resamples, seed)
+                    luck = robustness_seeds.of_points(by_rate, mask) if testbed in words()["training"] else None
+                    part = estimate(values[mask][:, :, :-1], clusters[mask], method, n_resamples, seed, luck)
                     for metric, row in zip(METRICS, part):
                         if row["n"]:
                             rows.append(shared | {"model": model, "stage": stage, "remedy": remedy, "rate": rate, "field": field, "family": METRICS[metric], "metric": metric,
@@ -282,8 +209,9 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
     area: the area under a curve, divided by its width, so 0 to 100 (rate empty). change: score at this rate minus the same curve's rate 0, for all fields
     and each field; a loss is negative; without a rate: area minus rate 0, the mean change over the rates. cpt: the change of cpt-sft minus that of sft, so above 0 where
     continued pre-training keeps more; task "all" holds every question of all tasks. remedy: with the remedy minus without it at the same rate; rate 0 is its price on clean text.
-    p: permutation of patients, of the mean over seeds: of changes and remedies at each rate, all fields, and of cpt over the rates; p_holm within a kind,
-    testbed, test set and metric. Everything else has limits alone, and so have methods that read no text where the text is damaged.
+    p: permutation of patients, of the mean over seeds, of changes and remedies at each rate, all fields, and of cpt over the rates; with several seeds the
+    larger of that and of a t test which knows the luck of training too. p_holm within a kind, testbed, test set and metric. Everything else has limits
+    alone, and so have methods that read no text where the text is damaged.
     """
     rows = []
     for (task, split, testbed), entry in found.items():
@@ -292,7 +220,8 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
         for (model, stage, remedy), by_rate in entry["points"].items():
             of = place | {"model": model, "stage": stage, "remedy": remedy}
             plain = entry["points"].get((model, stage, ""), {})
-            reads = model not in BLIND or testbed in words()["training"]
+            trained = testbed in words()["training"]
+            reads = model not in BLIND or trained
             if remedy:
                 for rate in sorted(set(by_rate) & set(plain)):
                     rows += tested(of | {"kind": "remedy", "rate": rate}, difference(by_rate[rate], plain[rate]), clusters, method, n_resamples, seed, test=reads)
@@ -300,11 +229,12 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
                 continue
             area = over_all_rates(by_rate)
             rows += tested(of | {"kind": "area"}, stacked(area), clusters, method, n_resamples, seed, test=False)
-            rows += tested(of | {"kind": "change"}, difference(area, by_rate[0.0]), clusters, method, n_resamples, seed, test=False)
-            for rate in sorted(set(by_rate) - {0.0}):
-                change = difference(by_rate[rate], by_rate[0.0])
-                for field, mask in masks.items():
-                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, test=reads and field == "all")
+            for rate, weights in changes_of(by_rate).items():
+                change = difference(area if np.isnan(rate) else by_rate[rate], by_rate[0.0])
+                for field, mask in masks.items() if not np.isnan(rate) else [("all", masks["all"])]:
+                    luck = mean_luck(robustness_seeds.of_contrast(by_rate, weights, mask, trained))
+                    rows += tested(of | {"kind": "change", "rate": rate, "field": field}, change[mask], clusters[mask], method, n_resamples, seed, luck,
+                                   test=reads and field == "all" and not np.isnan(rate))
     rows += pretraining(found, n_resamples, seed)
     table = pd.DataFrame(rows, columns=TEST_COLUMNS)
     for _, places in table.groupby(["kind", "testbed", "split", "metric"], sort=False).groups.items():
@@ -312,43 +242,76 @@ def effects(found: dict[tuple, dict], n_resamples: int = 1000, seed: int = 42) -
     return table
 
 
-def tested(of: dict, values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int, test: bool = True) -> list[dict]:
-    """Rows of TEST_COLUMNS for TESTED: mean of values (n, seeds, len(METRICS) + 1) with limits, and where `test` the p value of no difference."""
+def changes_of(by_rate: dict[float, dict]) -> dict[float, dict[float, float]]:
+    """The changes of a curve, by rate, as weights of its points: NaN is the area less rate 0, each other rate that rate less rate 0."""
+    rates = sorted(by_rate)
+    area = dict(zip(rates, area_weights(rates)))
+    return {np.nan: area | {0.0: area[0.0] - 1}} | {rate: {rate: 1.0, 0.0: -1.0} for rate in rates[1:]}
+
+
+def mean_luck(luck: tuple | None) -> tuple | None:
+    """Luck of the mean over seeds, from that of one training (robustness_seeds.of_contrast)."""
+    return (luck[0] / np.sqrt(luck[2]), luck[1]) if luck else None
+
+
+def tested(of: dict, values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int, luck: tuple | None = None, test: bool = True) -> list[dict]:
+    """Rows of TEST_COLUMNS for TESTED: mean of values (n, seeds, len(METRICS) + 1) with limits, and where `test` the p value of no difference.
+
+    luck: as in `estimate`, for all columns of values but the last, or for all.
+    """
     at = [list(METRICS).index(metric) for metric in TESTED]
     values = values[:, :, at]
+    if luck is None and values.shape[1] > 1:
+        luck = values.mean(axis=0).std(axis=0, ddof=1) / np.sqrt(values.shape[1]), values.shape[1] - 1
+    elif luck is not None:
+        luck = luck[0][at], luck[1][at] if np.ndim(luck[1]) else luck[1]
     average = values.mean(axis=1)
-    p = stats.permutation_test(average, np.zeros_like(average), clusters) if test else [np.nan] * len(TESTED)
-    shared = {"field": "all", "rate": np.nan, "patients": len(set(clusters))} | of
-    part = estimate(values, clusters, method, n_resamples, seed)
-    return [shared | {"metric": metric, "family": METRICS[metric], "p": p[i]} | part[i] for i, metric in enumerate(TESTED)]
+    p = stats.permutation_test(average, np.zeros_like(average), clusters) if test else np.full(len(TESTED), np.nan)
+    if test and luck is not None:
+        freedom = np.broadcast_to(luck[1], len(at))
+        p = [max(p[i], robustness_seeds.p_value(average[:, i].mean(), stats.standard_error(average[:, i], clusters), (luck[0][i], freedom[i]))) for i in range(len(at))]
+    shared = {"field": "all", "rate": np.nan, "patients": len(set(clusters))}
+    part = estimate(values, clusters, method, n_resamples, seed, luck)
+    return [shared | {"metric": metric, "family": METRICS[metric], "p": p[i]} | part[i] | of for i, metric in enumerate(TESTED)]
 
 
 def pretraining(found: dict[tuple, dict], n_resamples: int, seed: int) -> list[dict]:
-    """Rows of kind cpt (see `effects`): every model and testbed whose sft and cpt-sft curves have the same rates."""
+    """Rows of kind cpt (see `effects`): every model and testbed whose sft and cpt-sft curves have the same rates, each task and all tasks together.
+
+    seeds: those of cpt-sft. With other seeds on the two sides their means are compared, and a side that was trained once is taken to be as lucky as the other.
+    """
     rows, together = [], {}
     for (task, split, testbed), entry in found.items():
         clusters, method = score.ring_clusters(entry["items"], split)
         for model in dict.fromkeys(model for model, stage, remedy in entry["points"] if (stage, remedy) == ("cpt-sft", "")):
             own, other = entry["points"][model, "cpt-sft", ""], entry["points"].get((model, "sft", ""), {})
-            rates = sorted(own)
-            if sorted(other) != rates or 0.0 not in rates or len(rates) < 2:
-                continue
-            of = {"kind": "cpt", "model": model, "stage": "cpt-sft", "remedy": "", "task": task, "split": split, "testbed": testbed}
-            kept = {np.nan: spared(over_all_rates(own), own[0.0], over_all_rates(other), other[0.0])}
-            kept |= {rate: spared(own[rate], own[0.0], other[rate], other[0.0]) for rate in rates[1:]}
-            for rate, values in kept.items():
-                rows += tested(of | {"rate": rate}, values, clusters, method, n_resamples, seed, test=np.isnan(rate))
-            together.setdefault((model, split, testbed), []).append((kept[np.nan].mean(axis=1)[:, None], clusters, method))
-    for (model, split, testbed), parts in together.items():
-        if len(parts) > 1:
-            values, clusters = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-            rows += tested({"kind": "cpt", "model": model, "stage": "cpt-sft", "remedy": "", "task": "all", "split": split, "testbed": testbed}, values, clusters, parts[0][2], n_resamples, seed)
+            if sorted(other) == sorted(own) and 0.0 in own and len(own) > 1:
+                of = {"kind": "cpt", "model": model, "stage": "cpt-sft", "remedy": "", "task": task, "split": split, "testbed": testbed}
+                rows += spared(of, own, other, clusters, method, n_resamples, seed)
+                together.setdefault((model, split, testbed), []).append((of | {"task": "all"}, own, other, clusters, method))
+    for parts in together.values():
+        same = all(shape(part[side]) == shape(parts[0][side]) for part in parts for side in (1, 2))
+        if len(parts) > 1 and same:  # the same rates and seeds in all tasks
+            own, other = ({rate: {name: np.concatenate([part[side][rate][name] for part in parts]) for name in seeds} for rate, seeds in parts[0][side].items()} for side in (1, 2))
+            rows += [row for row in spared(parts[0][0], own, other, np.concatenate([part[3] for part in parts]), parts[0][4], n_resamples, seed) if np.isnan(row["rate"])]
     return rows
 
 
-def spared(own: dict, own_clean: dict, other: dict, other_clean: dict) -> np.ndarray:
-    """The change of one system minus that of another, example by example, means over seeds: (n, 1, k)."""
-    return (difference(own, own_clean).mean(axis=1) - difference(other, other_clean).mean(axis=1))[:, None]
+def shape(by_rate: dict[float, dict]) -> dict[float, list]:
+    """The rates of a curve and the seeds of each."""
+    return {rate: sorted(seeds) for rate, seeds in sorted(by_rate.items())}
+
+
+def spared(of: dict, own: dict, other: dict, clusters: np.ndarray, method: str, n_resamples: int, seed: int) -> list[dict]:
+    """Rows of one kind cpt: the change of one curve minus that of another, example by example, of means over seeds; over all rates, then at each."""
+    rows, everywhere, trained = [], np.ones(len(clusters), dtype=bool), of["testbed"] in words()["training"]
+    sides = [(curve, over_all_rates(curve)) for curve in (own, other)]
+    for rate, weights in changes_of(own).items():
+        changes = [difference(area if np.isnan(rate) else curve[rate], curve[0.0]).mean(axis=1) for curve, area in sides]
+        luck = robustness_seeds.of_difference(*(robustness_seeds.of_contrast(curve, weights, everywhere, trained) for curve, _ in sides))
+        seeds = min(len(seeds) for seeds in own.values())
+        rows += tested(of | {"rate": rate, "seeds": seeds}, (changes[0] - changes[1])[:, None], clusters, method, n_resamples, seed, luck, test=np.isnan(rate))
+    return rows
 
 
 def run(run_dir: str | Path, split: str = "test", n_resamples: int = 1000, seed: int = 42, why: str = "") -> dict[str, pd.DataFrame]:

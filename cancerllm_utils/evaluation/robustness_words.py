@@ -7,7 +7,8 @@ import pandas as pd
 from rapidfuzz import fuzz
 
 from cancerllm_utils.evaluation import comparisons
-from cancerllm_utils.evaluation.robustness import NATURAL, answers, files, words
+from cancerllm_utils.evaluation.robustness import NATURAL, answers
+from cancerllm_utils.evaluation.robustness_files import files, words
 from cancerllm_utils.evaluation.score import read_rows
 from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
 from cancerllm_utils.tasks.task import NOT_STATED, hash_order

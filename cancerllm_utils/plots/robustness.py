@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cancerllm_utils.evaluation.robustness import BLIND, NATURAL, parse_stage, words
+from cancerllm_utils.evaluation.robustness import BLIND, NATURAL
+from cancerllm_utils.evaluation.robustness_files import parse_stage, words
 from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_name, system_name, testbed_name, testbed_place
 from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
 from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, altered_labels, model_name, ring_name, system_order, task_name

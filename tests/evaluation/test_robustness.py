@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as scipy_stats
 
-from cancerllm_utils.evaluation import robustness, score
+from cancerllm_utils.evaluation import robustness, robustness_files, robustness_seeds, score, stats
 from cancerllm_utils.report import results_files
 
 SIDES = ["Left", "Right"]
@@ -21,7 +22,7 @@ SIDES = ["Left", "Right"]
     ("train+corrupted", ("train", "corrupted", np.nan, "")),
 ])  # fmt: skip
 def test_names_of_test_sets(split, expected):
-    found = robustness.parse_split(split)
+    found = robustness_files.parse_split(split)
     np.testing.assert_equal((found["split"], found["testbed"], found["rate"], found["remedy"]), expected)
 
 
@@ -37,7 +38,7 @@ def test_names_of_test_sets(split, expected):
     ("baseline-cf80", ("baseline", "labels", 80, "", "")),
 ])  # fmt: skip
 def test_names_of_stages(stage, expected):
-    found = robustness.parse_stage(stage)
+    found = robustness_files.parse_stage(stage)
     assert (found["stage"], found["labels"], found["label_rate"], found["remedy"], found["seed"]) == expected
 
 
@@ -207,6 +208,78 @@ def test_seeds_are_averaged_and_their_luck_widens_the_interval(study):
     change = pick(tests, kind="change", rate=20, field="all", metric="value_accuracy")
     alone = robustness.estimate(np.array([[[-50.0]], [[0.0]]] * 4), np.arange(8), "percentile", 200, 0)[0]
     assert change["value"] == -25 and change["seeds"] == 3 and change["high"] - change["low"] > 2 * (alone["high"] - alone["low"])
+
+
+def test_the_luck_of_training_is_pooled_over_rates_that_were_trained_separately():
+    shared = {0.0: (60, 66, 72), 40.0: (50, 56, 62), 80.0: (30, 33, 48)}  # seeds' scores at each rate, of one question
+    curve = {rate: {f"s{i}": np.array([[value]], dtype=float) for i, value in enumerate(values)} for rate, values in shared.items()}
+    everything = np.array([True])
+    error, freedom = robustness_seeds.of_points(curve, everything)
+    assert freedom == 6 and error[0] == pytest.approx(np.sqrt((72 + 72 + 186) / 6 / 3))  # squares about the rates' means 66, 56, 37
+    table = np.array(list(shared.values()), dtype=float)
+    rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    error, freedom, seeds = robustness_seeds.of_contrast(curve, {80.0: 1.0, 0.0: -1.0}, everything, trained=True)
+    assert (freedom, seeds) == (4, 3) and error[0] == pytest.approx(np.sqrt(2 * (rest**2).sum() / 4))
+    error, freedom, _ = robustness_seeds.of_contrast(curve, {80.0: 1.0, 0.0: -1.0}, everything, trained=False)
+    assert freedom == 2 and error[0] == pytest.approx(np.std([-30, -33, -24], ddof=1))
+    assert robustness_seeds.of_points({0.0: {"": np.ones((1, 1))}, 40.0: {"": np.ones((1, 1))}}, everything) is None, "one seed tells nothing"
+
+
+def test_with_two_rates_a_pooled_change_is_the_paired_one():
+    curve = {0.0: {"a": np.array([[60.0]]), "b": np.array([[66.0]])}, 40.0: {"a": np.array([[50.0]]), "b": np.array([[40.0]])}}
+    pooled, paired = (robustness_seeds.of_contrast(curve, {40.0: 1.0, 0.0: -1.0}, np.array([True]), trained) for trained in (True, False))
+    assert pooled[0][0] == pytest.approx(paired[0][0]) == pytest.approx(np.sqrt(128)) and pooled[1:] == paired[1:] == (1, 2)
+
+
+def test_a_system_trained_once_is_taken_to_be_as_lucky_as_the_other():
+    own = (np.array([6.0]), 8, 3)
+    error, freedom = robustness_seeds.of_difference(own, None)
+    assert error[0] == pytest.approx(6 * np.sqrt(1 / 3 + 1)) and freedom[0] == 8
+    error, freedom = robustness_seeds.of_difference(own, (np.array([6.0]), 8, 3))
+    assert error[0] == pytest.approx(6 * np.sqrt(2 / 3)) and freedom[0] == pytest.approx(16)
+    assert robustness_seeds.of_difference(None, None) is None
+
+
+def test_intervals_of_points_and_changes_with_pooled_luck_cover():
+    rng, rates, hit = np.random.default_rng(5), [0.0, 20.0, 40.0, 60.0, 80.0], np.zeros(2)
+    for _ in range(400):  # one question, three seeds: a seed moves all rates by 2 points, each training by 4
+        seeds = {name: rng.normal(0, 2) for name in "abc"}
+        curve = {rate: {name: np.array([[50 - rate / 4 + seeds[name] + rng.normal(0, 4)]]) for name in seeds} for rate in rates}
+        point, change = (np.mean([values[0, 0] for values in curve[rate].values()]) for rate in (0.0, 80.0))
+        reach = robustness_seeds.reach(robustness_seeds.of_points(curve, np.array([True])))[0]
+        wide = robustness_seeds.reach(robustness.mean_luck(robustness_seeds.of_contrast(curve, {80.0: 1.0, 0.0: -1.0}, np.array([True]), True)))[0]
+        hit += abs(point - 50) <= reach, abs(change - point + 20) <= wide
+    assert 0.91 <= hit[0] / 400 <= 0.975, "trainings of one seed are not quite independent"
+    assert 0.925 <= hit[1] / 400 <= 0.975
+
+
+def test_p_with_luck_is_a_t_test_of_both_errors():
+    assert robustness_seeds.p_value(10, (3, 20), (4, 8)) == pytest.approx(2 * scipy_stats.t.sf(2, 625 / (81 / 20 + 256 / 8)))
+    assert robustness_seeds.p_value(0, (0, 20), (0, 8)) == 1
+
+
+def test_trainings_that_disagree_take_the_certainty_from_a_loss(study):
+    for seed, right in (("", "11110000"), ("-s7", "11111111"), ("-s9", "00000000")):
+        study.predict(f"sft{seed}", "test", "11111111")
+        study.predict(f"sft-cf40{seed}", "test", right)
+    _, _, tests = scored(study)
+    change = pick(tests, kind="change", rate=40, field="all", metric="value_accuracy")
+    values = [-100 / 3] * 4 + [-200 / 3] * 4  # of each question, mean over the trainings
+    assert change["value"] == -50 and change["seeds"] == 3 and change["low"] < -100 < 0 < change["high"], "three trainings lose 50, 0 and 100"
+    assert change["p"] > 0.2 > stats.permutation_test(values, [0] * 8, range(8))
+
+
+def test_pretraining_with_three_seeds_against_one_holds_the_luck_of_both(study):
+    for seed, right in (("", "11111100"), ("-s7", "11111110"), ("-s9", "11110000")):
+        study.predict(f"cpt-sft{seed}", "test", "11111111")
+        study.predict(f"cpt-sft-cf40{seed}", "test", right)
+    study.predict("sft", "test", "11111111")
+    study.predict("sft-cf40", "test", "11000000")
+    _, _, tests = scored(study)
+    row = pick(tests, kind="cpt", rate=40, metric="value_accuracy")
+    losses = [-25, -12.5, -50]
+    reach = scipy_stats.t.ppf(0.975, 2) * np.std(losses, ddof=1) * np.sqrt(1 / 3 + 1)
+    assert row["value"] == pytest.approx(np.mean(losses) + 75) and row["seeds"] == 3 and row["high"] - row["value"] >= reach
 
 
 def test_a_seed_that_one_rate_lacks_counts_at_none(study):
