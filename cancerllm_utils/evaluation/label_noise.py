@@ -1,18 +1,19 @@
 """What false training answers leave behind: does a model give the false answer back, or the true one all the same? And what do simple methods learn from them?"""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from cancerllm_utils.errors import UserError
-from cancerllm_utils.evaluation import stats
+from cancerllm_utils.evaluation import score, stats
 from cancerllm_utils.tasks import counterfactual
 from cancerllm_utils.tasks.task import hash_order, read_jsonl, write_jsonl
 
 SPLIT = "train+corrupted"
 COLUMNS = ["model", "stage", "task", "split", "field", "trained", "counterfactual_rate", "counterfactual_mode", "n", "patients", "memorised", "memorised_low",
-           "memorised_high", "resisted", "resisted_low", "resisted_high", "seed"]
+           "memorised_high", "resisted", "resisted_low", "resisted_high", "seed", "seeds"]
 
 
 def settings_of(stage_dir: Path) -> dict:
@@ -59,28 +60,46 @@ def memorised(run_dir, systems: list[tuple[str, str]] | None = None) -> pd.DataF
     One row per stage, task ("all": together), field ("all": together) and `trained`: True for items that the stage was tuned on, False for items whose
     answer was corrupted too but which it never saw (over the budget, or filtered out): what it says there is no memory. memorised: share of the items on
     which the false answer comes back; resisted: share on which the true one comes all the same; in percent, with 95 % limits over patients; what is left
-    is another answer. systems: (model, stage) pairs; None takes every stage that was asked.
+    is another answer. Trainings of a stage with several seeds, each with false answers of its own, are one row: n counts the items of all, seed is the
+    first one's. systems: (model, stage) pairs; None takes every stage that was asked.
     """
-    run_dir, rows = Path(run_dir), []
+    run_dir, rows, trainings = Path(run_dir), [], {}
     pairs = systems if systems is not None else sorted({path.parent.parts[-2:] for path in run_dir.glob(f"predictions/*/*/*.{SPLIT}.jsonl")})
     for model, stage in pairs:
-        folder = run_dir / "models" / model / stage
-        files = sorted((run_dir / "predictions" / model / stage).glob(f"*.{SPLIT}.jsonl"))
-        given = pd.DataFrame([{"example_id": row["example_id"], "parsed": row["parsed"]} for path in files for row in read_jsonl(path)], columns=["example_id", "parsed"])
-        table = counterfactual.read_corrupted(folder).merge(given, on="example_id")
-        said = table["parsed"].str.casefold()
-        table = table.assign(memorised=said.eq(table["new"].str.casefold()), resisted=said.eq(table["old"].str.casefold()))
+        trainings.setdefault((model, re.sub(r"-s\d+(?=-|$)", "", stage) if systems is None else stage), []).append(stage)
+    for (model, stage), seeds in trainings.items():
+        table = pd.concat([given_back(run_dir, model, name) for name in seeds], ignore_index=True)
+        settings = settings_of(run_dir / "models" / model / seeds[0])
         for trained, part in table.groupby("trained", sort=False):
             groups = [("all", "all", part)]
             for task, of_task in part.groupby("task", sort=False):
                 groups += [(task, "all", of_task), *((task, field, of_field) for field, of_field in of_task.groupby("field", sort=False))]
             for task, field, group in groups:
-                row = {"model": model, "stage": stage, "task": task, "split": SPLIT, "field": field, "trained": bool(trained), "n": len(group), "patients": group["patient_id"].nunique()}
+                row = {"model": model, "stage": stage, "task": task, "split": SPLIT, "field": field, "trained": bool(trained), "n": len(group), "patients": group["patient_id"].nunique(),
+                       "seeds": len(seeds)}
                 for name in ("memorised", "resisted"):
                     low, high = stats.cluster_bootstrap(group[name].to_numpy(float), group["patient_id"].to_numpy())
                     row |= {name: 100 * group[name].mean(), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
-                rows.append(row | settings_of(folder))
+                rows.append(row | settings)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def given_back(run_dir: Path, model: str, stage: str) -> pd.DataFrame:
+    """One row per corrupted item that a stage was asked: corrupted.csv, and whether it gave the false answer (memorised) or the true one (resisted)."""
+    files = sorted((run_dir / "predictions" / model / stage).glob(f"*.{SPLIT}.jsonl"))
+    given = pd.DataFrame([{"example_id": row["example_id"], "parsed": row["parsed"]} for path in files for row in read_jsonl(path)], columns=["example_id", "parsed"])
+    table = counterfactual.read_corrupted(run_dir / "models" / model / stage).merge(given, on="example_id")
+    said = table["parsed"].str.casefold()
+    return table.assign(memorised=said.eq(table["new"].str.casefold()), resisted=said.eq(table["old"].str.casefold()))
+
+
+def run(run_dir) -> pd.DataFrame:
+    """`memorised` of every stage that was asked, written to results/memorised.csv where there is any."""
+    table = memorised(run_dir)
+    if len(table):
+        (Path(run_dir) / "results").mkdir(exist_ok=True)
+        score.write_whole(Path(run_dir) / "results" / "memorised.csv", lambda file: table.to_csv(file, index=False, float_format="%.6f"))
+    return table
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
@@ -90,7 +109,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         text = ""
         for row in part.sort_values("trained", ascending=False).itertuples():
             which = "corrupted training items" if row.trained else "items that were corrupted as well but never trained on"
-            text += (f"{'; of ' if text else f'{model}, {stage}: of '}{row.n} {which} it gives the false answer to {row.memorised:.0f} % ({row.memorised_low:.0f} to "
+            name = f"{model}, {stage}" + (f", {row.seeds} trainings together" if row.seeds > 1 else "")
+            text += (f"{'; of ' if text else f'{name}: of '}{row.n} {which} it gives the false answer to {row.memorised:.0f} % ({row.memorised_low:.0f} to "
                      f"{row.memorised_high:.0f}) and the true one all the same to {row.resisted:.0f} % ({row.resisted_low:.0f} to {row.resisted_high:.0f})")
         out.append(text + ".")
     return out

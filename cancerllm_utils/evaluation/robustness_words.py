@@ -33,6 +33,11 @@ def remedy_name(remedy: str) -> str:
     return " and ".join(words()["remedies"].get(part, part) for part in remedy.split("+"))
 
 
+def remedy_short(remedy: str) -> str:
+    """The remedy for a legend."""
+    return " + ".join(words()["remedies_short"].get(part, part) for part in remedy.split("+"))
+
+
 def system_name(model: str, stage: str, remedy: str = "") -> str:
     """A system in words, with its remedy where it has one."""
     return model_name(model, stage) + (f" ({remedy_name(remedy)})" if remedy else "")
@@ -117,12 +122,22 @@ def pretraining_sentences(tests: pd.DataFrame, split: str = "test", metric: str 
         verdict = ("Yes" if row["value"] > 0 else "No, it costs robustness") if shown else "Not shown"
         text = (f"Does continued pre-training make {model} more robust to {testbed_name(testbed)}? {verdict}: on average over the rates cpt-sft changes by {signed(row['value'])} points of "
                 f"{METRIC_NAMES[metric]} against the change of sft (above 0: it keeps more; 95 % interval {signed(row['low'])} to {signed(row['high'])}, {p_text(row['p_holm'])}, "
-                f"n = {row['n']:,.0f} questions of {row['patients']:,.0f} patients).")
+                f"n = {row['n']:,.0f} questions of {row['patients']:,.0f} patients). {luck_text(tests, row)}")
         single = part[part["task"] != row["task"]]
         if len(single):
             text += " By task: " + "; ".join(f"{task_name(other['task']).lower()} {limits_text(other['value'], other['low'], other['high'])}" for other in single.to_dict("records")) + "."
         out.append(text)
     return out or not_run("The comparison of sft and cpt-sft under damage")
+
+
+def luck_text(tests: pd.DataFrame, row: pd.Series) -> str:
+    """How often the two stages of a comparison of kind cpt were trained, and whether the luck of training is in its interval."""
+    areas = tests[(tests["kind"] == "area") & (tests["remedy"] == "") & (tests["model"] == row["model"]) & (tests["testbed"] == row["testbed"]) & (tests["split"] == row["split"])]
+    own, other = (areas.loc[areas["stage"] == stage, "seeds"].max() for stage in ("cpt-sft", "sft"))
+    if not max(own, other) > 1:
+        return "Each was trained once: the interval knows nothing of the luck of training and is too narrow by it."
+    text = f"The interval holds the luck of training (cpt-sft was trained {own:.0f} times, sft {other:.0f})"
+    return text + ("; what was trained once is taken to be as lucky as the other." if min(own, other) == 1 else ".")
 
 
 # ---- field by field --------------------------------------------------------------------------------------------------------------------
@@ -157,6 +172,27 @@ def field_sentences(changes: pd.DataFrame, system: str, margin: float = 5.0) -> 
             parts += [f"{reads}: {'; '.join(named)}"] if named else []
         out.append(f"{system}, {testbed_name(testbed)} at {part['rate'].iloc[0]:g} %, {task_name(task).lower()}. {'. '.join(text[0].upper() + text[1:] for text in parts)}.")
     return out or [f"No field under damage has {FEW} questions that all systems answered, so no field is shown by itself."]
+
+
+def survival_sentences(changes: pd.DataFrame, system: str, margin: float = 5.0) -> list[str]:
+    """Over all kinds of damage: which fields survive every one, which are lost under some, of which nothing can be told (field_changes)."""
+    kinds, fields = changes["testbed"].nunique(), {SURVIVES: [], LOST: [], OPEN: []}
+    for (task, field), part in changes.groupby(["task", "field"], sort=False):
+        name = f"{field} ({task_name(task).lower()})" if field != task_name(task).lower() else field
+        lost, open_to = part[part["verdict"] == LOST], part[part["verdict"] == OPEN]
+        if len(lost):
+            worst = lost.loc[lost["value"].idxmin()]
+            fields[LOST].append(f"{name} under {len(lost)} of {len(part)}, worst {testbed_name(worst['testbed'])} {limits_text(worst['value'], worst['low'], worst['high'])}")
+        elif len(open_to):
+            fields[OPEN].append(f"{name} under {len(open_to)} of {len(part)}")
+        else:
+            fields[SURVIVES].append(f"{name} ({len(part)})")
+    if not kinds:
+        return []
+    said = [f"every kind that it was asked under (how many) is survived, a loss of {margin:g} points excluded, by: {'; '.join(fields[SURVIVES]) or 'no field'}",
+            f"right values are lost for certain in: {'; '.join(fields[LOST]) or 'no field'}"]
+    said += [f"cannot be told, with so few questions, in: {'; '.join(fields[OPEN])}"] if fields[OPEN] else []
+    return [f"{system}, {kinds} kind{'s' if kinds > 1 else ''} of damage at the highest rate. " + ". ".join(text[0].upper() + text[1:] for text in said) + "."]
 
 
 # ---- the notes' own noise ----------------------------------------------------------------------------------------------------------------
@@ -262,6 +298,18 @@ def remedy_sentences(tests: pd.DataFrame, systems: list[tuple[str, str]], split:
     return out or not_run("A remedy")
 
 
+def repair_sentences(run_dir: str | Path) -> list[str]:
+    """What the spelling corrector repaired and what it broke, from results/perturbed_text.csv; none where it was not tried."""
+    path = Path(run_dir) / "results" / "perturbed_text.csv"
+    table = pd.read_csv(path).dropna(subset=["intact_changed"]) if path.is_file() else pd.DataFrame()
+    out = []
+    for row in table.to_dict("records"):
+        of = f"{testbed_name(row['testbed'])} at {100 * row['rate']:g} %: of {row['damaged']:,.0f} damaged words {100 * row['restored']:.1f} % were given back and {100 * row['wrong']:.1f} % made another word; " \
+            if pd.notna(row["restored"]) else "words of the clean notes: " if pd.isna(row["testbed"]) else f"{testbed_name(row['testbed'])} at {100 * row['rate']:g} %: "
+        out.append(f"{of}{100 * row['intact_changed']:.2f} % of the words without damage were changed")
+    return [f"Spelling corrector, {'. '.join(out)}."] if out else []
+
+
 def filter_sentences(table: pd.DataFrame) -> list[str]:
     """How well the label filters found the altered answers, from rows of results/label_filter.csv that hold all fields of all tasks."""
     out = []
@@ -303,6 +351,16 @@ def consistency_table(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         "n": rows["n"], "place": [order.index(pair) for pair in zip(rows["model"], rows["stage"])],
     })  # fmt: skip
     return shown.sort_values(["task", "place"], kind="stable", ignore_index=True).drop(columns="place")
+
+
+def consistency_fields(table: pd.DataFrame, model: str, stage: str, split: str = "test") -> pd.DataFrame:
+    """Flips of each field of one system in %, with n: a row per task and field, a column per change; fields with fewer than FEW questions are left out."""
+    rows = table[(table["model"] == model) & (table["stage"] == stage) & (table["split"] == split) & (table["n"] >= FEW)]
+    if rows.empty:
+        return pd.DataFrame()
+    cells = [f"{row.flips:.0f} (n = {row.n:,})" for row in rows.itertuples()]
+    shown = pd.DataFrame({"task": rows["task"].map(task_name), "field": rows["field"], "change": rows["change"].map(change_name), "cell": cells})
+    return shown.pivot(index=["task", "field"], columns="change", values="cell").reindex(columns=list(dict.fromkeys(shown["change"]))).fillna("").rename_axis(columns=None).reset_index()
 
 
 def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test") -> list[str]:
@@ -353,4 +411,7 @@ def coverage_sentences(scores: pd.DataFrame, consistency: pd.DataFrame) -> list[
                    f"{first['n'].sum():,.0f} (left out: {first['left_out'].sum():,.0f}), training seeds: {int(part['seeds'].max())}{luck}.")
     missing = [testbed_name(name) for name in words()["testbeds"] if name != NATURAL and name not in set(rows["testbed"])]
     missing += [change_name(name) for name in words()["meaning_kept"] if name not in set(consistency["change"])]
+    if len(rows) and rows.loc[rows["testbed"].isin(words()["training"]), "seeds"].max() > 1:
+        out.append("Where altered labels were trained with several seeds, the luck of training is estimated from all rates of a curve together: that takes it to be the same at every rate, "
+                   "and the trainings at different rates to be independent. The area under such a curve rests on its seeds alone.")
     return out + ([f"Was not run in this profile: {', '.join(missing)}."] if missing else [])

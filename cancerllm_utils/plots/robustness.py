@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 
 from cancerllm_utils.evaluation.robustness import BLIND, NATURAL
 from cancerllm_utils.evaluation.robustness_files import parse_stage, words
-from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_name, system_name, testbed_name, testbed_place
-from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles
+from cancerllm_utils.evaluation.robustness_words import FEW, change_name, remedy_short, system_name, testbed_name, testbed_place
+from cancerllm_utils.plots import DASHES, HATCHES, MARKERS, PALETTE, empty_figure, legend_handles, n_text, new_figure, system_styles, task_panels
 from cancerllm_utils.results import METRIC_NAMES, RINGS, TASKS, altered_labels, model_name, ring_name, system_order, task_name
 
 MAX_DROP = 30  # points at which the colours of the heat map end
@@ -32,7 +32,7 @@ def curves(scores: pd.DataFrame, metric: str = "average", split: str = "test") -
         return empty_figure("no damaged question was scored")
     systems = [pair for pair in system_order(rows) if pair in set(zip(*(rows.loc[rows["testbed"] != NATURAL, name] for name in ("model", "stage"))))]
     style = system_styles(systems)
-    fig, axes = new_figure(len(testbeds), len(tasks), size=(3.0 + 3.0 * len(tasks), 0.9 + 2.3 * len(testbeds)), sharey=True)
+    fig, axes = grid(len(testbeds), len(tasks), (3.0, 2.3), sharey=True)
     for i, testbed in enumerate(testbeds):
         for ax, task in zip(axes[i], tasks):
             part = rows[(rows["testbed"] == testbed) & (rows["task"] == task)]
@@ -47,9 +47,26 @@ def curves(scores: pd.DataFrame, metric: str = "average", split: str = "test") -
             ax.set_ylim(-3, 103)
             ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
             ax.set_xlabel(f"% of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}", fontsize=8)
-        axes[i, 0].set_ylabel(f"{METRIC_NAMES[metric]}, points", fontsize=8)
-    fig.legend(*legend_handles(axes.ravel()), loc="outside right upper")
+    label_left(axes, f"{METRIC_NAMES[metric]}, points")
+    fig.legend(*legend_handles(axes.ravel()), loc="outside upper left", ncols=3 if axes.shape[1] > 2 or len(testbeds) > 2 else 2, fontsize=8)
     return fig
+
+
+def grid(rows: int, tasks: int, size: tuple[float, float], **kwargs) -> tuple[Figure, np.ndarray]:
+    """A figure with a row of panels per kind of damage and a column per task, axes (rows, tasks); of one task the rows stand side by side, at most three."""
+    if tasks > 1:
+        return new_figure(rows, tasks, size=(0.8 + size[0] * tasks, 0.9 + size[1] * rows), **kwargs)
+    fig, axes = task_panels(rows, size, most=3, left=0.8, **kwargs)
+    fig.set_size_inches(fig.get_figwidth(), fig.get_figheight() + 0.9)  # room for the legend
+    return fig, np.array(axes)[:, None]
+
+
+def label_left(axes: np.ndarray, text: str) -> None:
+    """The label of the vertical axis on the first panel of each row of a `grid`."""
+    for row in axes:
+        for ax in row:
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(text, fontsize=8)
 
 
 def in_order(values: pd.Series, place) -> list:
@@ -112,7 +129,7 @@ def remedies(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
     tasks = in_order(pd.concat(shown.values())["task"], list(TASKS).index)
     names = sorted({remedy for part in shown.values() for remedy in part["remedy"]})
     style = {name: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)]} for i, name in enumerate(names)}
-    fig, axes = new_figure(len(shown), len(tasks), size=(3.6 + 3.2 * len(tasks), 0.9 + 2.4 * len(shown)), sharey="row")
+    fig, axes = grid(len(shown), len(tasks), (3.2, 2.4), sharey="row" if len(tasks) > 1 else False)
     for row_axes, ((testbed, model, stage), part) in zip(axes, shown.items()):
         for ax, task in zip(row_axes, tasks):
             of_task = part[part["task"] == task]
@@ -121,12 +138,12 @@ def remedies(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: str =
                 if line.empty:
                     continue
                 reach = np.abs(line[["f1_low", "f1_high"]].astype(float).sub(line["f1"].astype(float), axis=0)).to_numpy().T
-                ax.errorbar(line["rate"].astype(float) + 0.5 * (i - (len(names) - 1) / 2), line["f1"].astype(float), yerr=reach, markersize=4.5, linewidth=1.4, elinewidth=0.8, capsize=2, label=remedy_name(name), **style[name])
+                ax.errorbar(line["rate"].astype(float) + 0.5 * (i - (len(names) - 1) / 2), line["f1"].astype(float), yerr=reach, markersize=4.5, linewidth=1.4, elinewidth=0.8, capsize=2, label=remedy_short(name), **style[name])
             ax.set_title(f"{testbed_name(testbed)}, {system_name(model, stage)}\n{task_name(task)}, {n_text(of_task['n'])}" if len(of_task) else task_name(task), fontsize=8)
             ax.set_xlabel(f"% of the {words()['testbeds'].get(testbed, {}).get('of', 'words')}", fontsize=8)
             ax.set_ylim(0, 1.06 * part["f1_high"].max())
-        row_axes[0].set_ylabel(f"{METRIC_NAMES[metric]}, points", fontsize=8)
-    fig.legend(*legend_handles(axes.ravel()), loc="outside right upper")
+    label_left(axes, f"{METRIC_NAMES[metric]}, points")
+    fig.legend(*legend_handles(axes.ravel()), loc="outside upper left", ncols=2, title="remedy", title_fontsize=8, fontsize=8, alignment="left")
     return fig
 
 
@@ -134,11 +151,13 @@ def label_rings(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: st
     """Points of clean questions against the share of altered training answers, by test set: a row per kind of label noise, a column per system, a line per task and ring."""
     rows = scores[(scores["metric"] == metric) & (scores["field"] == "all") & (scores["remedy"] == "") & scores["testbed"].isin(words()["training"])]
     rows = rows[np.array([pair in systems for pair in zip(rows["model"], rows["stage"])], dtype=bool)]
+    if rows.empty:
+        return empty_figure("no model was trained on altered answers")
     if rows["split"].nunique() < 2:
         return empty_figure("models with altered training answers were not scored on unseen institutions")
     testbeds, tasks, columns = in_order(rows["testbed"], testbed_place), in_order(rows["task"], list(TASKS).index), system_order(rows)
     rings = in_order(rows["split"], list(RINGS).index)
-    fig, axes = new_figure(len(testbeds), len(columns), size=(3.4 + 3.2 * len(columns), 0.9 + 2.6 * len(testbeds)), sharey=True)
+    fig, axes = new_figure(len(testbeds), len(columns), size=(1.8 + 3.2 * len(columns), 1.2 + 0.2 * len(tasks) * len(rings) + 2.4 * len(testbeds)), sharey=True)
     for row_axes, testbed in zip(axes, testbeds):
         for ax, (model, stage) in zip(row_axes, columns):
             part = rows[(rows["testbed"] == testbed) & (rows["model"] == model) & (rows["stage"] == stage)]
@@ -154,7 +173,7 @@ def label_rings(scores: pd.DataFrame, systems: list[tuple[str, str]], metric: st
             ax.set_xlabel("% of the training answers", fontsize=8)
             ax.set_ylim(-3, 103)
         row_axes[0].set_ylabel(f"{METRIC_NAMES[metric]}, points", fontsize=8)
-    fig.legend(*legend_handles(axes.ravel()), loc="outside right upper")
+    fig.legend(*legend_handles(axes.ravel()), loc="outside upper left", fontsize=8)
     return fig
 
 
@@ -201,22 +220,33 @@ def consistency(table: pd.DataFrame, split: str = "test") -> Figure:
 def memorised(table: pd.DataFrame) -> Figure:
     """What each stage says to training questions whose answers were altered: the false answer, the true one, another. table: label_noise.memorised.
 
-    The upper bar of a stage is what it was tuned on, the lower one what was altered too but never trained on; the line is the interval of the false answers.
+    A row per stage and share of false answers; left what it was tuned on, right what was altered too but never trained on; the line is the interval of the
+    false answers.
     """
-    rows = table[table["task"].eq("all")].sort_values(["model", "stage", "trained"], ascending=[True, True, False])
+    rows = table[table["task"].eq("all")]
     if rows.empty:
         return empty_figure("no model with altered training answers was asked about them")
-    fig, axes = new_figure(1, 1, size=(8.4, 1.5 + 0.36 * len(rows)))
-    ax = axes[0, 0]
-    for at, row in enumerate(rows.itertuples()):
-        parts = [row.memorised, row.resisted, 100 - row.memorised - row.resisted]
-        for value, left, colour, hatch in zip(parts, np.cumsum([0, *parts]), (PALETTE[1], PALETTE[2], "0.85"), HATCHES):
-            ax.barh(at, value, left=left, height=0.75, color=colour, hatch=hatch, edgecolor="0.25", linewidth=0.4)
-        ax.plot([row.memorised_low, row.memorised_high], [at, at], "|-", color="black", linewidth=1, markersize=6)
-    names = [f"{system_name(row.model, row.stage)}, {'trained on' if row.trained else 'never trained on'} (n = {row.n:,})" for row in rows.itertuples()]
-    ax.set_yticks(range(len(rows)), names, fontsize=8)
-    ax.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="% of the training questions with an altered answer (line: 95 % interval of the false ones)")
-    ax.grid(axis="y", visible=False)
-    kinds = [("the false answer comes back", PALETTE[1]), ("the true one all the same", PALETTE[2]), ("another answer", "0.85")]
-    fig.legend(handles=[Patch(facecolor=colour, hatch=hatch, edgecolor="0.25", label=name) for (name, colour), hatch in zip(kinds, HATCHES)], loc="outside upper center", ncols=3)
+    rows = rows.assign(**pd.DataFrame([parse_stage(stage) for stage in rows["stage"]], index=rows.index)[["labels", "label_rate", "remedy"]], root=[parse_stage(stage)["stage"] for stage in rows["stage"]])
+    keys = list(rows.sort_values(["model", "root", "labels", "remedy", "label_rate"]).groupby(["model", "root", "labels", "remedy", "label_rate"], sort=False).groups)
+    fig, axes = new_figure(1, 2, size=(9.6, 1.7 + 0.3 * len(keys)), sharey=True)
+    for ax, trained in zip(axes[0], (True, False)):
+        part = rows[rows["trained"].eq(trained)].set_index(["model", "root", "labels", "remedy", "label_rate"])
+        for at, key in enumerate(keys):
+            if key not in part.index:
+                ax.text(1, at, "not asked", fontsize=7, color="0.4", va="center")
+                continue
+            row = part.loc[key]
+            parts = [row["memorised"], row["resisted"], 100 - row["memorised"] - row["resisted"]]
+            for value, left, colour, hatch in zip(parts, np.cumsum([0, *parts]), (PALETTE[1], PALETTE[2], "0.9"), HATCHES):
+                ax.barh(at, value, left=left, height=0.75, color=colour, hatch=hatch, edgecolor="0.25", linewidth=0.4)
+            ax.plot([row["memorised_low"], row["memorised_high"]], [at, at], "|-", color="black", linewidth=1, markersize=6)
+            ax.text(99, at, f"n = {row['n']:,.0f}", fontsize=7, ha="right", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        ax.set(xlim=(0, 100), ylim=(len(keys) - 0.4, -0.6))
+        ax.set_title("questions that it was trained on" if trained else "altered too, but never trained on", fontsize=9)
+        ax.set_xlabel("% of these questions", fontsize=8)
+        ax.grid(axis="y", visible=False)
+    names = [f"{system_name(model, root)}, {rate:g} %{' confusable' if labels == 'labels_near' else ''}{f', {remedy_short(remedy)}' if remedy else ''}" for model, root, labels, remedy, rate in keys]
+    axes[0, 0].set_yticks(range(len(keys)), names, fontsize=8)
+    kinds = [("the false answer (line: 95 % interval)", PALETTE[1]), ("the true one all the same", PALETTE[2]), ("another answer", "0.9")]
+    fig.legend(handles=[Patch(facecolor=colour, hatch=hatch, edgecolor="0.25", label=name) for (name, colour), hatch in zip(kinds, HATCHES)], loc="outside upper center", ncols=3, fontsize=8)
     return fig

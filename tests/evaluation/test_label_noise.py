@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils.evaluation import label_noise
+from cancerllm_utils.report import results_files
 from cancerllm_utils.tasks import counterfactual
 from cancerllm_utils.tasks.task import write_jsonl
 
@@ -42,6 +43,19 @@ def test_memorised_and_resisted_are_counted_per_stage_task_and_field(tmp_path):
     assert list(table) == label_noise.COLUMNS
     (sentence,) = label_noise.sentences(table)
     assert "of 12 corrupted training items it gives the false answer to 58 %" in sentence and "of 4 items that were corrupted as well but never trained on" in sentence
+
+
+def test_trainings_with_several_seeds_are_one_row(tmp_path):
+    for seed, said in (("", ["Left", "Left"]), ("-s7", ["Left", "Right"])):
+        stage_folder(tmp_path, [corrupted(0), corrupted(1)], f"sft-cf40{seed}")
+        write_jsonl(tmp_path / f"predictions/tiny_base/sft-cf40{seed}/phenotype_extraction.train+corrupted.jsonl",
+                    [{"example_id": f"phenotype_extraction|N{i}", "parsed": parsed} for i, parsed in enumerate(said)])
+    table = label_noise.run(tmp_path)
+    row = table[table["task"].eq("all")].iloc[0]
+    assert row[["stage", "n", "patients", "memorised", "resisted", "seeds"]].tolist() == ["sft-cf40", 4, 1, 75, 25, 2]
+    assert list(pd.read_csv(tmp_path / "results" / "memorised.csv")) == label_noise.COLUMNS and results_files.undescribed(tmp_path) == []
+    assert "sft-cf40, 2 trainings together: of 4 corrupted training items" in label_noise.sentences(table)[0]
+    assert label_noise.memorised(tmp_path, [("tiny_base", "sft-cf40-s7")])["n"].iloc[0] == 2, "one training by itself, as notebook 04 shows it"
 
 
 def test_a_run_without_false_answers_has_an_empty_table(tmp_path):

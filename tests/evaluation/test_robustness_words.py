@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cancerllm_utils import study
-from cancerllm_utils.evaluation import consistency, robustness
+from cancerllm_utils.evaluation import consistency, robustness, robustness_files
 from cancerllm_utils.evaluation import robustness_words as words
 
 MAIN = ("tiny_base", "cpt-sft")
@@ -63,6 +63,37 @@ def test_does_pretraining_buy_robustness_in_a_sentence(value, p, verdict):
     assert verdict in text and "phenotype extraction +9.5 (+9.0 to +10.0)" in text and "77" not in text and "95 % interval" in text and "n = 100" in text
 
 
+@pytest.mark.parametrize(("own", "other", "said"), [
+    (1, 1, "Each was trained once: the interval knows nothing of the luck of training"),
+    (3, 1, "(cpt-sft was trained 3 times, sft 1); what was trained once is taken to be as lucky as the other."),
+    (3, 3, "(cpt-sft was trained 3 times, sft 3)."),
+])  # fmt: skip
+def test_a_verdict_on_pretraining_names_the_trainings_behind_it(own, other, said):
+    of = {"testbed": "labels", "rate": None}
+    (text,) = words.pretraining_sentences(table_of(a_test("cpt", 2, 1, 3, **of), a_test("area", 50, 40, 60, seeds=own, **of), a_test("area", 50, 40, 60, seeds=other, stage="sft", **of)))
+    assert said in text
+
+
+def test_fields_are_summed_over_all_kinds_of_damage():
+    rows = [field(name, value, low, high, testbed=testbed) for testbed, change in {"misspell": (0, -2, 2), "ocr": (-1, -3, 2)}.items() for name, (value, low, high) in
+            {"laterality": change, "size": (-20, -30, -10) if testbed == "ocr" else change, "grade": (-3, -9, 1) if testbed == "ocr" else change}.items()]
+    (text,) = words.survival_sentences(words.field_changes(table_of(*rows), *MAIN), "m")
+    survived, lost, untold = text.split(". ")[1:]
+    assert survived.endswith("by: laterality (phenotype extraction) (2)") and text.startswith("m, 2 kinds of damage")
+    assert lost.endswith("size (phenotype extraction) under 1 of 2, worst scanner errors −20.0 (−30.0 to −10.0)") and untold.endswith("grade (phenotype extraction) under 1 of 2.")
+    assert words.survival_sentences(words.field_changes(table_of(), *MAIN), "m") == []
+
+
+def test_what_the_corrector_repaired_and_broke(tmp_path):
+    (tmp_path / "results").mkdir()
+    assert words.repair_sentences(tmp_path) == []
+    table = pd.DataFrame([["misspell", 0.4, "", None, None, None, None], ["misspell", 0.4, "respelled", 200, 0.8, 0.05, 0.002], [None, 0, "respelled", 0, None, None, 0.003]],
+                         columns=["testbed", "rate", "remedy", "damaged", "restored", "wrong", "intact_changed"])  # fmt: skip
+    table.to_csv(tmp_path / "results" / "perturbed_text.csv", index=False)
+    assert words.repair_sentences(tmp_path) == ["Spelling corrector, misspellings at 40 %: of 200 damaged words 80.0 % were given back and 5.0 % made another word; 0.20 % of the words without "
+                                                "damage were changed. words of the clean notes: 0.30 % of the words without damage were changed."]
+
+
 def test_curves_name_the_change_at_the_highest_rate_and_count_what_was_tested():
     tests = table_of(a_test(), a_test(value=-3, rate=10.0, p_holm=0.4), a_test(value=-6, rate=None, p=None, p_holm=None), a_test("area", 55, 50, 60, rate=None, p=None))
     (text,) = words.curve_sentences(tests, [MAIN])
@@ -107,6 +138,8 @@ def test_what_was_run_is_counted_and_the_luck_of_training_named():
     assert "scanner errors" in missing and "other line breaks" in missing and "capitals" not in missing
     several = words.coverage_sentences(scores.assign(seeds=3, seed_sd=[1.0, 2.0, 9.0]), pd.DataFrame({"change": []}))[0]
     assert "training seeds: 3, between which a point varies by 1.5 points" in several
+    assert not any("taken" in text or "takes it" in text for text in words.coverage_sentences(scores.assign(seeds=3), pd.DataFrame({"change": []})))
+    assert "to be the same at every rate" in words.coverage_sentences(scores.assign(seeds=3, testbed="labels"), pd.DataFrame({"change": []}))[1]
 
 
 def test_flips_in_words():
@@ -119,6 +152,8 @@ def test_flips_in_words():
     (text,) = words.consistency_sentences(table, [MAIN])
     assert "capitals only does most, 20.0 %" in text and "22.0 % flip under at least one change" in text and "most steady is pT (8.0 %" in text and "least pN (31.0 %" in text and "99" not in text
     assert "no answer flips under any of the changes (10.0 to 30.0 %, n = 50)" in words.consistency_sentences(table.assign(flips=0.0), [MAIN])[0]
+    assert words.consistency_fields(table, *MAIN).to_numpy().tolist() == [["Phenotype extraction", "all", "20 (n = 50)", "4 (n = 50)", "22 (n = 50)"],
+                                                                          ["Phenotype extraction", "pN", "", "", "31 (n = 25)"], ["Phenotype extraction", "pT", "", "", "8 (n = 25)"]]
     shown = words.consistency_table(table)
     assert len(shown) == 3 and shown["right to wrong"].tolist() == ["5.0", "5.0", ""]
 
@@ -160,7 +195,7 @@ def test_examples_are_lost_answers_of_synthetic_notes_with_what_became_of_the_wo
 def test_every_testbed_and_change_that_can_be_made_has_a_name():
     from cancerllm_utils.evaluation import perturb
 
-    known = robustness.words()
+    known = robustness_files.words()
     assert set(perturb.PERTURBATIONS) == set(known["testbeds"]) - {*known["training"], robustness.NATURAL} | set(known["meaning_kept"])
     assert set(perturb.REMEDIES) <= set(known["remedies"])
     assert all(name in known["testbeds"] for entry in known["paper"] for name in entry["testbeds"])

@@ -91,5 +91,22 @@ def test_a_seed_of_a_stage_has_no_bars_of_its_own():
 
 def test_the_parts_of_a_bar_add_up():
     fig = figures.memorised(learned())
-    widths = [patch.get_width() for patch in fig.axes[0].patches]
-    assert widths == [60, 20, 20, 10, 20, 70]
+    trained, aside = ([patch.get_width() for patch in ax.patches] for ax in fig.axes)
+    assert trained == [60, 20, 20] and aside == [10, 20, 70]
+    assert "tiny_base, cpt-sft, 40 %" in texts(fig)
+
+
+def test_rows_of_false_answers_go_by_rate_and_say_what_was_not_asked():
+    table = learned()
+    fig = figures.memorised(pd.concat([table.assign(stage="cpt-sft-cf80-small_loss"), table, table[table["trained"]].assign(stage="cpt-sft-cf20"), table.assign(stage="cpt-sft-cfnear20")]))
+    names = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
+    assert names == [f"tiny_base, cpt-sft, {rest}" for rest in ("20 %", "40 %", "80 %, label filter by loss", "20 % confusable")]
+    assert [text.get_text() for text in fig.axes[1].texts].count("not asked") == 1
+
+
+def test_kinds_of_damage_to_one_task_stand_side_by_side():
+    one = scores()[lambda d: d["task"] == "phenotype_extraction"]
+    fig = figures.curves(one)
+    assert [ax.get_subplotspec().get_position(fig).x0 for ax in fig.axes[:3]] == sorted({ax.get_subplotspec().get_position(fig).x0 for ax in fig.axes})
+    assert [bool(ax.get_ylabel()) for ax in fig.axes[:3]] == [True, False, False]
+    assert "no model was trained" in texts(figures.label_rings(one[one["testbed"] == "misspell"], [MAIN]))
