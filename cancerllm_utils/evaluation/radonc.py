@@ -115,15 +115,29 @@ def is_impossible(course: dict) -> bool:
     return gy > rules()["beyond"] * max(row["gy"] for row in table_of("external") if row["fractions"] <= n)
 
 
+@cache
+def largest_eqd2(cancer_type: str) -> float:
+    """The largest EQD2 (Gy) of external beam that the table holds for a cancer; infinite where it holds none."""
+    return max((eqd2(row["gy"], row["fractions"], alpha_beta(cancer_type)) for row in table_of("external") if cancer_type in row["for"]), default=np.inf)
+
+
+def is_overdose(course: dict, cancer_type: str) -> bool:
+    """Whether a course of external beam has more than `overdose` times the largest published EQD2 of this cancer; as a bound it is taken for large fractions too."""
+    if class_of(course["modality"]) != "external" or not course["fractions"]:
+        return False
+    return eqd2(course["gy"], course["fractions"], alpha_beta(cancer_type)) > rules()["overdose"] * largest_eqd2(cancer_type)
+
+
 def plausibility(course: dict | None, cancer_type: str) -> tuple[str, str]:
     """One of KINDS, and the source of the published regimen that it follows ("" where it follows none)."""
     if course is None or course["gy"] is None:
         return "no regimen", ""
     found = matching(course, cancer_type)
-    if not found:
-        return ("impossible" if is_impossible(course) else "possible, not in the table"), ""
-    own = cancer_type in found[0]["for"] or "any" in found[0]["for"]
-    return ("published for this cancer" if own else "published for another"), found[0]["source"]
+    if found and (cancer_type in found[0]["for"] or "any" in found[0]["for"]):
+        return "published for this cancer", found[0]["source"]
+    if is_overdose(course, cancer_type) or (not found and is_impossible(course)):
+        return "impossible", ""
+    return ("published for another", found[0]["source"]) if found else ("possible, not in the table", "")
 
 
 def review(cohort: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +151,7 @@ def review(cohort: pd.DataFrame) -> pd.DataFrame:
         course = plans.course_of(regimen)
         numbers = regimen_numbers(course, cancer)
         kind, source = plausibility(course, cancer)
-        followed = matching(course, cancer)
+        followed = matching(course, cancer) if source else []
         rows.append({"cancer_type": cancer, "regimen": regimen, "patients": len(part), **{name: numbers[name] for name in ("fraction_gy", "bed", "eqd2")},
                      "plausibility": kind, "source": source, "checked": followed[0]["checked"] if followed else ""})  # fmt: skip
     return pd.DataFrame(rows).sort_values(["patients", "cancer_type", "regimen"], ascending=[False, True, True], ignore_index=True)
@@ -287,8 +301,9 @@ def distances(items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> pd
 
 def cohort_sentences(corpus: str, found: dict) -> list[str]:
     """What the tables of corpus.radonc.prepare say of the cohort, in words."""
-    n, first, paper = len(found["cohort"]), found["flow"]["patients"].iloc[0], rules()["paper"]
-    said = [f"{n:,} of {first:,} patients are in the cohort, {n / first:.0%} (the paper: {paper['cohort']:,} of {paper['cases']:,} cases)."]
+    n, treated, paper = len(found["cohort"]), found["flow"]["patients"].iloc[1], rules()["paper"]
+    said = [f"{n:,} of {treated:,} patients with radiotherapy are in the cohort, {n / treated:.0%} (the paper: {paper['cohort']:,} of {paper['cases']:,} cases, "
+            f"{paper['cohort'] / paper['cases']:.0%})."]  # fmt: skip
     cancers = found["cohort"]["cancer_type"].value_counts()
     said.append("By cancer: " + ", ".join(f"{name} {count}" for name, count in cancers.items()) + ".")
     if corpus == "tcga":
@@ -332,7 +347,8 @@ def sentences(table: pd.DataFrame, tested: pd.DataFrame, items: pd.DataFrame) ->
                     f"largest p {part['p'].max():.2g}, rank-biserial {part['rank_biserial'].min():.2f} to {part['rank_biserial'].max():.2f}.{few}")  # fmt: skip
     for (split, model, task), part in tested[tested["against"].ne("original") & tested["metric"].eq("accuracy")].groupby(["split", "model", "task"], sort=False):
         row = part.loc[part["difference"].idxmin()]
-        word = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told apart from"
+        same = row["difference"] == row["low"] == row["high"] == 0
+        word = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "right for the same patients as" if same else "not told apart from"
         said.append(f"{ring_name(split)}, {TASKS[task]}: fine-tuned {model} is {word} {model_name(row['against'], 'baseline')}, the best simple method ({row['difference']:+.1f} points, "
                     f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}, n = {row['n']}).")  # fmt: skip
     said += modality_sentences(table)

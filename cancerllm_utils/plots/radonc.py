@@ -5,11 +5,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cancerllm_utils.evaluation.plans import course_of
-from cancerllm_utils.evaluation.radonc import KINDS, REGIMEN, TASKS, alpha_beta, is_impossible, plausibility, rules
+from cancerllm_utils.evaluation.radonc import KINDS, REGIMEN, TASKS, alpha_beta, class_of, plausibility, rules
 from cancerllm_utils.plots import HATCHES, PALETTE, empty_figure, new_figure, system_styles
 from cancerllm_utils.results import model_name, ring_name, system_order
 
 SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "rouge1": "ROUGE-1"}
+MARKS = {"external": ("o", PALETTE[0]), "brachytherapy": ("^", PALETTE[2]), "impossible": ("X", PALETTE[1])}
 GREYS = ["0.85", "0.7", "0.5", "0.1", "1.0"]
 
 
@@ -41,42 +42,49 @@ def study_scores(scores: pd.DataFrame, split: str) -> Figure:
 
 
 def doses(items: pd.DataFrame, split: str) -> Figure:
-    """Fractions against total dose of the right regimens and of each model's answers, the size of a mark its number of patients, with lines of equal EQD2.
+    """Fractions against total dose of the right regimens and of each model's answers, the area of a mark its number of patients, with lines of equal EQD2.
 
-    items: evaluation.radonc.read_items. The lines are those of the default alpha/beta.
+    items: evaluation.radonc.read_items. The lines are those of the default alpha/beta, for external beam: brachytherapy has a mark of its own.
     """
-    rows = items[items["split"].eq(split) & items["task"].eq(REGIMEN)].dropna(subset=["fraction_gy"]).copy()
-    rows = rows[rows["fraction_gy"] > 0]
-    systems = [system for system in system_order(rows) if system[1] != "baseline"] if len(rows) else []
+    asked = items[items["split"].eq(split) & items["task"].eq(REGIMEN)]
+    named = asked.dropna(subset=["fraction_gy"]) if len(asked) else asked
+    systems = [system for system in system_order(named) if system[1] != "baseline"] if len(named) else []
     if not systems:
         return empty_figure("no model named a regimen")
-    fig, axes = new_figure(1, 1 + len(systems), size=(3.6 * (1 + len(systems)), 3.8), sharex=True, sharey=True)
-    asked = items[items["split"].eq(split) & items["task"].eq(REGIMEN) & items["model"].eq(systems[0][0]) & items["stage"].eq(systems[0][1])]
-    gold = asked["gold"].str.extract(r"\| (?P<gy>[\d.]+) Gy \| (?P<n>\d+) fraction").astype(float)
-    panels = [("what was given" if items["gold"].str.contains("primary tumour field").any() else "the right regimen", gold, len(gold))]
+    right = asked.drop_duplicates("example_id")
+    panels = [("what was given" if items["gold"].str.contains("primary tumour field").any() else "the right regimen", list(zip(right["gold"], right["cancer_type"])))]
     for model, stage in systems:
-        part = rows[rows["model"].eq(model) & rows["stage"].eq(stage)]
-        given = part["parsed"].str.extract(r"(?i)(?P<gy>[\d.]+) gy (?:\||in) ?(?P<n>\d+) fraction").astype(float)
-        panels.append((model_name(model, stage), given, len(asked)))
-    ratio = alpha_beta("default")
-    n = np.linspace(1, 46, 200)
-    for ax, (name, found, total) in zip(axes[0], panels):
+        part = asked[asked["model"].eq(model) & asked["stage"].eq(stage)]
+        panels.append((model_name(model, stage), list(zip(part["parsed"], part["cancer_type"]))))
+    fig, axes = new_figure(1, len(panels), size=(3.7 * len(panels) + 2.8, 4.1), sharex=True, sharey=True)
+    ratio, n = alpha_beta("default"), np.linspace(1, 46, 200)
+    for ax, (name, answers) in zip(axes[0], panels):
         for level in (30, 50, 60, 70):
             gy = n * (np.sqrt(ratio**2 + 4 * ratio * level * (1 + 2 / ratio) / n) - ratio) / 2
             ax.plot(n, gy, color="0.75", linewidth=0.8, zorder=1)
-            ax.annotate(f"{level}", (45.5, gy[-2]), fontsize=7, color="0.4", va="center")
-        counts = found.dropna().groupby(["n", "gy"]).size()
-        wrong = np.array([is_impossible({"modality": "external beam", "gy": gy, "fractions": int(n)}) for n, gy in counts.index], dtype=bool)
-        for chosen, marker, colour in ((~wrong, "o", PALETTE[0]), (wrong, "X", PALETTE[1])):
-            part = counts[chosen]
-            ax.scatter(part.index.get_level_values(0), part.index.get_level_values(1), s=16 + 250 * part / max(total, 1), marker=marker, facecolor=colour, edgecolor="0.1",
+            ax.annotate(f"{level}", (46.5, gy[-1]), fontsize=7, color="0.4", va="center")
+        courses = [(course_of(answer), cancer) for answer, cancer in answers]
+        courses = [(course, cancer) for course, cancer in courses if course and course["gy"] is not None and course["fractions"]]
+        counts = pd.Series([(course["fractions"], course["gy"], mark_of(course, cancer)) for course, cancer in courses], dtype=object).value_counts()
+        for kind, (marker, colour) in MARKS.items():
+            part = [(*key[:2], count) for key, count in counts.items() if key[2] == kind]
+            ax.scatter([x for x, _, _ in part], [y for _, y, _ in part], s=[16 + 250 * count / len(answers) for _, _, count in part], marker=marker, facecolor=colour, edgecolor="0.1",
                        linewidth=0.6, alpha=0.75, zorder=2)  # fmt: skip
-        ax.set(title=f"{name}\n(n = {int(counts.sum()):,} of {total:,} name a dose)", xlabel="fractions", xlim=(0, 49))
+        ax.set(title=f"{name}\n(n = {len(courses):,} of {len(answers):,} name a dose)", xlabel="fractions", xlim=(0, 50))
     axes[0, 0].set_ylabel("total dose, Gy")
     axes[0, 0].set_ylim(0)
-    text = f"{ring_name(split)}; larger marks: more patients; crosses: impossible; grey lines: equal EQD2 in Gy, alpha/beta {ratio:g} Gy"
-    fig.suptitle(text, x=0.01, ha="left", fontsize=10)
+    handles = [axes[0, 0].scatter([], [], s=30, marker=marker, facecolor=colour, edgecolor="0.1", linewidth=0.6, label=kind.replace("external", "external beam, stereotactic")) for kind, (marker, colour) in MARKS.items()]
+    handles += [axes[0, 0].scatter([], [], s=16 + 250 * share, marker="o", facecolor="white", edgecolor="0.1", linewidth=0.6, label=f"{share:.0%} of the panel") for share in (0.02, 0.3)]
+    handles += axes[0, 0].plot([], [], color="0.75", linewidth=0.8, label=f"equal EQD2, Gy (alpha/beta {ratio:g} Gy)")
+    axes[0, -1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1))
+    fig.suptitle(ring_name(split), x=0.01, ha="left")
     return fig
+
+
+def mark_of(course: dict, cancer_type: str) -> str:
+    """The mark of a course in `doses`: a key of MARKS."""
+    kind, _ = plausibility(course, cancer_type)
+    return kind if kind == "impossible" else class_of(course["modality"])
 
 
 def plausibilities(items: pd.DataFrame, split: str) -> Figure:
@@ -89,7 +97,7 @@ def plausibilities(items: pd.DataFrame, split: str) -> Figure:
     found |= {model_name(*system): rows.loc[rows["model"].eq(system[0]) & rows["stage"].eq(system[1]), "plausibility"] for system in system_order(rows)}
     names = list(found)[::-1]
     fig, axes = new_figure(size=(8.5, 1.5 + 0.4 * len(names)))
-    ax, left = axes[0, 0], np.zeros(len(names))
+    ax, left, known = axes[0, 0], np.zeros(len(names)), sum(row["checked"] != "no" for row in rules()["regimens"])
     for kind, grey, hatch in zip(KINDS, GREYS, ["", HATCHES[1], HATCHES[2], "", "xx"]):
         values = np.array([100 * found[name].eq(kind).mean() for name in names])
         bars = ax.barh(range(len(names)), values, left=left, color=grey, edgecolor="0.2", linewidth=0.6, hatch=hatch, label=kind)
@@ -99,7 +107,7 @@ def plausibilities(items: pd.DataFrame, split: str) -> Figure:
                         color="white" if kind == "impossible" else "black", bbox={"facecolor": grey, "edgecolor": "none", "pad": 1})  # fmt: skip
         left += values
     ax.set_yticks(range(len(names)), [f"{name} (n = {len(found[name]):,})" for name in names])
-    ax.set(xlim=(0, 100), xlabel="% of the regimens", title=f"{ring_name(split)}: against {len(rules()['regimens'])} published regimens")
+    ax.set(xlim=(0, 100), xlabel="% of the regimens", title=f"{ring_name(split)}: against {len(rules()['regimens'])} published regimens, {known} of them found in a source")
     ax.grid(axis="y", visible=False)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig

@@ -74,6 +74,9 @@ def test_no_eqd2_where_the_model_is_not_trusted_or_no_dose_is_named():
         ("brachytherapy | 145 Gy | 1 fraction | prostate", "PRAD", "published for this cancer"),
         ("external beam | 60 Gy | 2 fractions | brain", "GBM", "impossible"),
         ("external beam | 48 Gy | 2 fractions | lung", "LUAD", "impossible"),  # within the limits per fraction, and far beyond 34 Gy in so few
+        ("external beam | 60 Gy | 3 fractions | brain", "GBM", "impossible"),  # published for the lung; EQD2 150 Gy, the brain is given at most 60
+        ("external beam | 60 Gy | 3 fractions | lung", "LUAD", "published for this cancer"),
+        ("stereotactic | 50 Gy | 5 fractions | pancreas", "PAAD", "published for another"),  # EQD2 83 Gy of at most 54: less than twice as much
         ("external beam | 600 Gy | 30 fractions | brain", "GBM", "impossible"),
         ("external beam | 3 Gy | 10 fractions | spine", "BRCA", "impossible"),
         ("external beam | 60 Gy | 0 fractions | brain", "GBM", "impossible"),
@@ -86,6 +89,11 @@ def test_no_eqd2_where_the_model_is_not_trusted_or_no_dose_is_named():
 )
 def test_plausibility(answer, cancer, kind):
     assert radonc.plausibility(plans.course_of(answer), cancer)[0] == kind
+
+
+def test_the_limit_of_a_cancer_by_hand():
+    assert radonc.largest_eqd2("GBM") == pytest.approx(60) and radonc.largest_eqd2("ACC") == np.inf
+    assert radonc.largest_eqd2("LUAD") == pytest.approx(60 * 3 / 1.2)  # 60 Gy in 3
 
 
 def test_every_published_regimen_is_possible_and_names_its_source():

@@ -28,8 +28,8 @@ def test_figures_say_how_many_and_mark_what_is_impossible(items):
     assert scores.axes[0].get_title(loc="left") == "regimen (n = 10)"
     doses = plots_radonc.doses(items, "test")
     assert [ax.get_title(loc="left").split("\n")[1] for ax in doses.axes] == ["(n = 10 of 10 name a dose)"] * 2
-    crosses = [len(ax.collections[1].get_offsets()) for ax in doses.axes]
-    assert crosses == [0, 1]
+    shown = [[len(ax.collections[number].get_offsets()) for number in range(3)] for ax in doses.axes]
+    assert shown == [[2, 0, 0], [1, 0, 1]]  # external beam, brachytherapy, impossible
     bars = plots_radonc.plausibilities(items, "test").axes[0]
     widths = {label.get_text(): sum(bar.get_width() for bar in bars.patches if abs(bar.get_y() + bar.get_height() / 2 - y) < 0.1) for y, label in enumerate(bars.get_yticklabels())}
     assert all(width == pytest.approx(100) for width in widths.values()) and "the right regimens (n = 10)" in widths
