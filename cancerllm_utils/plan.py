@@ -150,7 +150,7 @@ def trainable(model: str, rank: int, targets: str | tuple[str, ...]) -> int:
 def text(profile: str, tflops: float = TFLOPS, gpu_memory: float = CARD_GIB) -> str:
     """The plan as a person reads it: one aligned table, the hours in all, and the jobs that do not fit a card of `gpu_memory` GiB."""
     plan = table(profile, tflops)
-    shown = plan.assign(million_tokens=plan["million_tokens"].map(number("{:,.1f}")), gpu_gib=plan["gpu_gib"].map(number("{:,.1f}")),
+    shown = plan.assign(stage=plan["stage"].map(few_stages), million_tokens=plan["million_tokens"].map(number("{:,.1f}")), gpu_gib=plan["gpu_gib"].map(number("{:,.1f}")),
                         ram_gib=plan["ram_gib"].map(number("{:,.0f}")), hours=plan["hours"].map(number("{:,.2f}")))
     shown = shown.rename(columns={"million_tokens": "M tokens", "gpu_gib": "GPU GiB", "ram_gib": "RAM GiB"})
     width = {column: max(len(column), *shown[column].fillna("").str.len()) for column in shown}
@@ -165,6 +165,12 @@ def text(profile: str, tflops: float = TFLOPS, gpu_memory: float = CARD_GIB) -> 
         out.append(f"{len(large)} jobs do not fit a card of {gpu_memory:g} GiB: {', '.join(large['job'])}. Remedy: load_in_4bit, gradient_checkpointing, "
                    "a smaller batch, or several cards that share the model (accelerate_config: fsdp).")
     return "\n".join(out)
+
+
+def few_stages(stages: str) -> str:
+    """The stages of a job for one cell: the first two, and how many more."""
+    names = stages.split(", ")
+    return stages if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def number(form: str):

@@ -96,6 +96,11 @@ def test_a_dry_run_prints_every_job_with_what_it_needs_and_runs_nothing(two_mode
     assert "MISSING  03_continued_pretraining.cpt.mistral-7b-instruct-v0.1: accelerate_config fsdp" in out, "no card here that a model could be cut over"
 
 
+def test_many_stages_of_a_job_are_counted_in_the_plan():
+    assert plan.few_stages("") == "" and plan.few_stages("base, cpt, sft") == "base, cpt, sft"
+    assert plan.few_stages("base, sft, sft-s1, sft-s2") == "base, sft and 2 more"
+
+
 def test_the_plan_counts_tokens_and_hours_from_the_settings(two_models):
     rows = plan.table(str(two_models), tflops=100).set_index("job")
     cpt, sft = rows.loc["03_continued_pretraining.cpt.mistral-7b-instruct-v0.1"], rows.loc["04_instruction_tuning.cpt-sft.mistral-7b-instruct-v0.1"]

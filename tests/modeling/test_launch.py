@@ -18,8 +18,6 @@ from cancerllm_utils.errors import UserError
 from cancerllm_utils.modeling import launch, models, training
 
 NAMES = ["ddp", "deepspeed_zero3", "fsdp", "single"]
-CPT = {"max_length": 64, "precision": "fp32", "learning_rate": 1e-2, "lora_dropout": 0.0, "per_device_train_batch_size": 4, "max_tokens": 1200, "logging_steps": 1,
-       "eval_tokens": 400, "eval_splits": ["dev"], "save_steps": 0.5}
 
 
 @pytest.fixture(autouse=True)
