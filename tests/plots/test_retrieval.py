@@ -41,7 +41,28 @@ def test_wrong_neighbours_stand_beside_right_ones_with_what_was_repeated():
     for ax in fig.axes:
         texts = [text.get_text() for text in ax.texts]
         assert texts.count("21") == 4 and texts.count("33 (8)") == 4 and "23" not in texts  # the smallest k alone
-        assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[2.0, 2.0], [-5.0, -5.0]] and ax.lines[0].get_marker() != ax.lines[1].get_marker()
+        marks = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() not in ("None", "")]
+        assert [line.get_xdata().tolist() for line in marks] == [[2.0, 2.0], [-5.0, -5.0]] and marks[0].get_marker() != marks[1].get_marker()
+
+
+def test_a_row_without_any_changed_answer_is_hollow_not_certain():
+    row = KEYS[0] | {"retriever": "bm25", "k": 1, "n": 9, "copied": 70.0, "agreed_without": 70.0}
+    fig = retrieval.wrong_examples(pd.DataFrame([row | {"retrieved": "right", "difference": 0.0, "low": 0.0, "high": 0.0}, row | {"retrieved": "wrong", "difference": 0.0, "low": -9.0, "high": 9.0}]))
+    hollow = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert len(hollow) == 1 and "hollow: no answer changed" in {text.get_text() for text in fig.legends[0].get_texts()}
+
+
+def test_many_panels_are_wrapped_and_name_their_rows_once(scores):
+    fig = retrieval.with_examples(pd.concat([scores, scores.assign(split="external")]))
+    assert len({ax.get_subplotspec().rowspan.start for ax in fig.axes}) == 2 and fig.get_figwidth() < 14
+    assert [ax.yaxis.get_tick_params()["labelleft"] for ax in fig.axes[:4]] == [True, False, False, True]
+
+
+def test_costs_are_two_panels_with_a_line_per_kind():
+    table = pd.DataFrame([{"kind": kind, "notes": n, "milliseconds": n / 1000, "index_megabytes": n / 500} for kind in ("vectors", "bm25") for n in (10000, 1000)])
+    fig = retrieval.costs(table)
+    assert [line.get_xdata().tolist() for line in fig.axes[0].lines] == [[1000, 10000]] * 2 and fig.axes[1].get_yscale() == "log"
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["BM25", "vectors, exact"] and "measured" in retrieval.costs(table[:0]).axes[0].texts[0].get_text()
 
 
 def test_neighbours_show_three_measures_and_what_chance_gives():
