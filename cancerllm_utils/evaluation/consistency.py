@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cancerllm_utils.evaluation import robustness, robustness_files, score, stats
+from cancerllm_utils.evaluation import robustness_words as words
+from cancerllm_utils.results import system_order, task_name
 
 COLUMNS = ["model", "stage", "task", "split", "field", "change", "n", "patients", "flips", "low", "high", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
 KINDS = ["right_to_wrong", "wrong_to_right", "wrong_to_wrong"]
@@ -65,3 +67,52 @@ def run(run_dir: str | Path, n_resamples: int = 1000, seed: int = 42) -> pd.Data
     results.mkdir(parents=True, exist_ok=True)
     score.write_whole(results / "consistency.csv", lambda file: table.to_csv(file, index=False, float_format="%.6f"))
     return table
+
+
+def shown(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Flips of all fields in %: change, task, system, flips with interval, right to wrong, wrong to right, wrong to another wrong, n."""
+    rows = table[(table["field"] == "all") & (table["split"] == split)]
+    order = system_order(rows)
+    made = pd.DataFrame({
+        "change": rows["change"].map(words.change_name), "task": rows["task"].map(task_name), "system": [words.system_name(*pair) for pair in zip(rows["model"], rows["stage"])],
+        "answers that flip, %": [f"{row.flips:.1f} ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()],
+        **{kind.replace("_", " "): rows[kind].map("{:.1f}".format).replace("nan", "") for kind in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")},
+        "n": rows["n"], "place": [order.index(pair) for pair in zip(rows["model"], rows["stage"])],
+    })  # fmt: skip
+    return made.sort_values(["task", "place"], kind="stable", ignore_index=True).drop(columns="place")
+
+
+def by_field(table: pd.DataFrame, model: str, stage: str, split: str = "test") -> pd.DataFrame:
+    """Flips of each field of one system in %, with n: a row per task and field, a column per change; fields with fewer than words.FEW questions are left out."""
+    rows = table[(table["model"] == model) & (table["stage"] == stage) & (table["split"] == split) & (table["n"] >= words.FEW)]
+    if rows.empty:
+        return pd.DataFrame()
+    cells = [f"{row.flips:.0f} (n = {row.n:,})" for row in rows.itertuples()]
+    made = pd.DataFrame({"task": rows["task"].map(task_name), "field": rows["field"], "change": rows["change"].map(words.change_name), "cell": cells})
+    return made.pivot(index=["task", "field"], columns="change", values="cell").reindex(columns=list(dict.fromkeys(made["change"]))).fillna("").rename_axis(columns=None).reset_index()
+
+
+def sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test") -> list[str]:
+    """For each task and system: how often an answer flips under any change, which change does most, and the least and most consistent field."""
+    rows, out = table[table["split"] == split], []
+    for (task, model, stage), part in rows.groupby(["task", "model", "stage"], sort=False):
+        if (model, stage) not in systems:
+            continue
+        whole = part[part["field"] == "all"]
+        single = whole[whole["change"] != "any"]
+        worst = single.loc[single["flips"].idxmax()]
+        text = (f"{task_name(task)}, {words.system_name(model, stage)}: {words.change_name(worst['change'])} does most, {worst['flips']:.1f} % of the answers flip ({worst['low']:.1f} to {worst['high']:.1f}, "
+                f"n = {worst['n']:,}), {worst['right_to_wrong']:.1f} % from right to wrong and {worst['wrong_to_right']:.1f} % from wrong to right")
+        if worst["flips"] == 0:
+            out.append(f"{task_name(task)}, {words.system_name(model, stage)}: no answer flips under any of the changes ({worst['low']:.1f} to {worst['high']:.1f} %, n = {worst['n']:,}).")
+            continue
+        together = whole[whole["change"] == "any"]
+        if len(together):
+            row = together.iloc[0]
+            text += f"; {row['flips']:.1f} % flip under at least one change ({row['low']:.1f} to {row['high']:.1f})"
+        fields = part[(part["field"] != "all") & (part["change"] == ("any" if len(together) else worst["change"])) & (part["n"] >= words.FEW)].sort_values("flips")
+        if len(fields) > 1:
+            best, least = fields.iloc[0], fields.iloc[-1]
+            text += f"; most steady is {best['field']} ({best['flips']:.1f} %, n = {best['n']}), least {least['field']} ({least['flips']:.1f} %, n = {least['n']})"
+        out.append(text + ".")
+    return out or words.not_run("Changes that keep the meaning")

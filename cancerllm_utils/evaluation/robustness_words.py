@@ -332,61 +332,12 @@ def paper_table(tests: pd.DataFrame, systems: list[tuple[str, str]], split: str 
     return pd.DataFrame(out)
 
 
-# ---- consistency -----------------------------------------------------------------------------------------------------------------------------
+# ---- what was run and who is spoken of -----------------------------------------------------------------------------------------------------
 
 
 def change_name(change: str) -> str:
     """A meaning-preserving change in words."""
     return words()["any"] if change == "any" else words()["meaning_kept"].get(change, change)
-
-
-def consistency_table(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Flips of all fields in %: change, task, system, flips with interval, right to wrong, wrong to right, wrong to another wrong, n."""
-    rows = table[(table["field"] == "all") & (table["split"] == split)]
-    order = system_order(rows)
-    shown = pd.DataFrame({
-        "change": rows["change"].map(change_name), "task": rows["task"].map(task_name), "system": [system_name(*pair) for pair in zip(rows["model"], rows["stage"])],
-        "answers that flip, %": [f"{row.flips:.1f} ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()],
-        **{kind.replace("_", " "): rows[kind].map("{:.1f}".format).replace("nan", "") for kind in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")},
-        "n": rows["n"], "place": [order.index(pair) for pair in zip(rows["model"], rows["stage"])],
-    })  # fmt: skip
-    return shown.sort_values(["task", "place"], kind="stable", ignore_index=True).drop(columns="place")
-
-
-def consistency_fields(table: pd.DataFrame, model: str, stage: str, split: str = "test") -> pd.DataFrame:
-    """Flips of each field of one system in %, with n: a row per task and field, a column per change; fields with fewer than FEW questions are left out."""
-    rows = table[(table["model"] == model) & (table["stage"] == stage) & (table["split"] == split) & (table["n"] >= FEW)]
-    if rows.empty:
-        return pd.DataFrame()
-    cells = [f"{row.flips:.0f} (n = {row.n:,})" for row in rows.itertuples()]
-    shown = pd.DataFrame({"task": rows["task"].map(task_name), "field": rows["field"], "change": rows["change"].map(change_name), "cell": cells})
-    return shown.pivot(index=["task", "field"], columns="change", values="cell").reindex(columns=list(dict.fromkeys(shown["change"]))).fillna("").rename_axis(columns=None).reset_index()
-
-
-def consistency_sentences(table: pd.DataFrame, systems: list[tuple[str, str]], split: str = "test") -> list[str]:
-    """For each task and system: how often an answer flips under any change, which change does most, and the least and most consistent field."""
-    rows, out = table[table["split"] == split], []
-    for (task, model, stage), part in rows.groupby(["task", "model", "stage"], sort=False):
-        if (model, stage) not in systems:
-            continue
-        whole = part[part["field"] == "all"]
-        single = whole[whole["change"] != "any"]
-        worst = single.loc[single["flips"].idxmax()]
-        text = (f"{task_name(task)}, {system_name(model, stage)}: {change_name(worst['change'])} does most, {worst['flips']:.1f} % of the answers flip ({worst['low']:.1f} to {worst['high']:.1f}, "
-                f"n = {worst['n']:,}), {worst['right_to_wrong']:.1f} % from right to wrong and {worst['wrong_to_right']:.1f} % from wrong to right")
-        if worst["flips"] == 0:
-            out.append(f"{task_name(task)}, {system_name(model, stage)}: no answer flips under any of the changes ({worst['low']:.1f} to {worst['high']:.1f} %, n = {worst['n']:,}).")
-            continue
-        together = whole[whole["change"] == "any"]
-        if len(together):
-            row = together.iloc[0]
-            text += f"; {row['flips']:.1f} % flip under at least one change ({row['low']:.1f} to {row['high']:.1f})"
-        fields = part[(part["field"] != "all") & (part["change"] == ("any" if len(together) else worst["change"])) & (part["n"] >= FEW)].sort_values("flips")
-        if len(fields) > 1:
-            best, least = fields.iloc[0], fields.iloc[-1]
-            text += f"; most steady is {best['field']} ({best['flips']:.1f} %, n = {best['n']}), least {least['field']} ({least['flips']:.1f} %, n = {least['n']})"
-        out.append(text + ".")
-    return out or not_run("Changes that keep the meaning")
 
 
 def main_system(scores: pd.DataFrame) -> tuple[str, str]:

@@ -149,25 +149,25 @@ def test_flips_in_words():
     rows = [row, row | {"change": "wording", "flips": 4.0}, row | {"change": "any", "flips": 22.0} | none, row | {"change": "any", "field": "pT", "flips": 8.0, "n": 25} | none,
             row | {"change": "any", "field": "pN", "flips": 31.0, "n": 25} | none, row | {"change": "any", "field": "few", "flips": 99.0, "n": 19} | none]
     table = pd.DataFrame(rows, columns=consistency.COLUMNS)
-    (text,) = words.consistency_sentences(table, [MAIN])
+    (text,) = consistency.sentences(table, [MAIN])
     assert "capitals only does most, 20.0 %" in text and "22.0 % flip under at least one change" in text and "most steady is pT (8.0 %" in text and "least pN (31.0 %" in text and "99" not in text
-    assert "no answer flips under any of the changes (10.0 to 30.0 %, n = 50)" in words.consistency_sentences(table.assign(flips=0.0), [MAIN])[0]
-    assert words.consistency_fields(table, *MAIN).to_numpy().tolist() == [["Phenotype extraction", "all", "20 (n = 50)", "4 (n = 50)", "22 (n = 50)"],
+    assert "no answer flips under any of the changes (10.0 to 30.0 %, n = 50)" in consistency.sentences(table.assign(flips=0.0), [MAIN])[0]
+    assert consistency.by_field(table, *MAIN).to_numpy().tolist() == [["Phenotype extraction", "all", "20 (n = 50)", "4 (n = 50)", "22 (n = 50)"],
                                                                           ["Phenotype extraction", "pN", "", "", "31 (n = 25)"], ["Phenotype extraction", "pT", "", "", "8 (n = 25)"]]
-    shown = words.consistency_table(table)
+    shown = consistency.shown(table)
     assert len(shown) == 3 and shown["right to wrong"].tolist() == ["5.0", "5.0", ""]
 
 
 def test_what_was_not_run_is_said_and_nothing_breaks():
     scores, tests, flips = (pd.DataFrame(columns=columns) for columns in (robustness.COLUMNS, robustness.TEST_COLUMNS, consistency.COLUMNS))
-    for sentences in (words.curve_sentences(tests, []), words.pretraining_sentences(tests), words.remedy_sentences(tests, []), words.consistency_sentences(flips, []),
+    for sentences in (words.curve_sentences(tests, []), words.pretraining_sentences(tests), words.remedy_sentences(tests, []), consistency.sentences(flips, []),
                       words.filter_sentences(pd.DataFrame(columns=["task", "field"]))):
         assert len(sentences) == 1 and "was not run in this profile" in sentences[0]
     assert "No field under damage has 20 questions" in words.field_sentences(words.field_changes(tests, *words.main_system(scores)), "")[0]
     assert "No clean answers" in words.natural_sentences(scores, tests, [])[0]
     (missing,) = words.coverage_sentences(scores, flips)
     assert all(name in missing for name in ("misspellings", "abbreviations", "wrong training labels", "capitals only")) and "own OCR" not in missing
-    assert words.curve_table(scores, tests).empty and words.remedy_table(scores, tests).empty and words.consistency_table(flips).empty
+    assert words.curve_table(scores, tests).empty and words.remedy_table(scores, tests).empty and consistency.shown(flips).empty
     assert set(words.paper_table(tests, []).iloc[:, 1]) == {"was not run in this profile"}
 
 
