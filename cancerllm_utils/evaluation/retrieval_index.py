@@ -55,10 +55,11 @@ def build(kind: str, texts: list[str], vectors: np.ndarray | None = None) -> dic
     """
     index = {"kind": kind, "n": len(texts)}
     if kind == "bm25":
-        corpus = [terms(text) for text in texts]
-        index["bm25"] = bm25s.BM25() if any(corpus) else None
-        if any(corpus):
-            index["bm25"].index(corpus, show_progress=False)
+        vocabulary: dict[str, int] = {}  # numbers, not words, are kept of each text: an eighth of the memory
+        numbers = [[vocabulary.setdefault(term, len(vocabulary)) for term in terms(text)] for text in texts]
+        index["bm25"] = bm25s.BM25() if vocabulary else None
+        if vocabulary:
+            index["bm25"].index((numbers, vocabulary), show_progress=False)
     elif kind == "tfidf":
         index["vectorizer"] = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), min_df=2 if len(texts) > 50 else 1, sublinear_tf=True, dtype=np.float32)
         index["matrix"] = index["vectorizer"].fit_transform(texts).tocsc()  # by column: a question looks up its own words only

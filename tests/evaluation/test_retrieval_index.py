@@ -20,6 +20,18 @@ def test_words_find_the_text_that_shares_the_rarest_ones_and_only_what_is_allowe
     assert retrieval_index.search(index, "xyz", 3).tolist() == retrieval_index.search(index, "", 3).tolist() == []
 
 
+def test_bm25_counts_each_text_by_its_words_as_the_library_does_from_words():
+    import bm25s
+
+    texts = [*TEXTS, "", "left left left breast"]
+    from_words = bm25s.BM25()
+    from_words.index([retrieval_index.terms(text) for text in texts], show_progress=False)
+    index = retrieval_index.build("bm25", texts)
+    for query in ("left breast", "kidney tumour", "ductal left"):
+        assert np.allclose(retrieval_index.word_scores(index, query), from_words.get_scores(retrieval_index.terms(query)))
+    assert list(index["bm25"].vocab_dict)[:3] == ["left", "breast", "mass"]  # in the order of the texts, so that equal stores give equal files
+
+
 def test_blank_texts_have_an_index_that_finds_nothing():
     assert retrieval_index.search(retrieval_index.build("bm25", ["", " "]), "breast", 2).tolist() == []
 
