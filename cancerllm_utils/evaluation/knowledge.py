@@ -16,6 +16,8 @@ from cancerllm_utils.corpus import public
 from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import retrieval, retrieval_index, stats
 from cancerllm_utils.evaluation.metrics import clinical_words, rouge_l
+from cancerllm_utils.evaluation.retrieval_index import NAMES
+from cancerllm_utils.results import signed
 from cancerllm_utils.tasks.context import split_units
 from cancerllm_utils.tasks.task import alpaca_prompt, hash_order, model_prompt, write_jsonl
 
@@ -103,7 +105,7 @@ def rank(run_dir: str | Path, store: pd.DataFrame, questions: pd.DataFrame, retr
         ranked[kind] = [retrieval_index.search(index, query, DEPTH) for query in asked]
     if "rrf" in retrievers:
         ranked["rrf"] = [retrieval_index.fuse([ranked[kind][number] for kind in kinds], DEPTH) for number in range(len(questions))]
-    return ranked
+    return {name: ranked[name] for name in retrievers}
 
 
 def first_ranks(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray]) -> np.ndarray:
@@ -146,17 +148,18 @@ def passage_prompt(question: str, passages: list[dict], tokenizer, room: int) ->
 
 
 def answer(network, tokenizer, store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], k: int = 3, max_new_tokens: int = 64, batch_size: int = 16,
-           n_resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, list[dict]]:  # fmt: skip
+           n_resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, list[dict], list[str]]:  # fmt: skip
     """A model's answers to the questions with the first k passages before them, and without, against CancerGov's own.
 
-    Returns (COLUMNS but model, stage and retriever; rows of item, question, answer and the passages it rests on, each with source, cite and text).
+    Returns (COLUMNS but model, stage and retriever; rows of item, question, answer and the passages it rests on, each with source, cite and text; what the
+    passages changed, in words, paired by question, Holm over both measures).
     rouge_l: F1 of the longest common word sequence; words_from_passages: share of the answer's words that stand in the question's first k passages, for the
     answers without passages too, so that what exceeds it comes from reading them. Percent, intervals over pages.
     """
     from cancerllm_utils.modeling import generation
 
     room, rows, table, kept = network.config.max_position_embeddings - max_new_tokens, store.to_dict("records"), [], []
-    asked = questions["question"].tolist()
+    asked, measured = questions["question"].tolist(), {}
     given = [passage_prompt(question, [rows[place] for place in places[:k]], tokenizer, room) for question, places in zip(asked, ranked, strict=True)]
     for count, prompts in ((k, [prompt for prompt, _ in given]), (0, [passage_prompt(question, [], tokenizer, room)[0] for question in asked])):
         texts = [found["prediction"] for found in generation.generate(network, tokenizer, prompts, max_new_tokens, batch_size)]
@@ -167,30 +170,52 @@ def answer(network, tokenizer, store: pd.DataFrame, questions: pd.DataFrame, ran
             found["words_from_passages"].append(100 * float(np.mean([word in known for word in words])) if words else 0.0)
         for metric, values in found.items():
             low, high = stats.cluster_bootstrap(np.array(values), questions["page"], n_resamples, seed)
+            measured[metric, count > 0] = np.array(values)
             table.append({"k": count, "metric": metric, "value": float(np.mean(values)), "low": low, "high": high, "n": len(questions), "pages": questions["page"].nunique(), "passages": len(store)})
         if count:
             kept = [{"item": item, "question": question, "answer": text, "passages": passages}
                     for item, question, text, (_, passages) in zip(questions["item"], asked, texts, given, strict=True)]  # fmt: skip
-    return pd.DataFrame(table), kept
+    tests = {metric: paired(measured[metric, True], measured[metric, False], questions["page"], n_resamples, seed) for metric in ("rouge_l", "words_from_passages")}
+    words = {"rouge_l": "likeness to CancerGov's answer (ROUGE-L)", "words_from_passages": "words that stand in the passages"}
+    said = [f"Passages in sight against none, {words[metric]}: {in_words(tests[metric], p)}." for metric, p in zip(tests, stats.holm([test["p"] for test in tests.values()]), strict=True)]
+    return pd.DataFrame(table), kept, said
 
 
-def cited(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], n: int = 5) -> pd.DataFrame:
-    """The first passage of the first n questions, by its reference: question, cite, source, own (it is of that question's own answer)."""
-    ranks = first_ranks(store, questions, ranked)
-    return pd.DataFrame([{"question": question, "first passage": store["cite"].iat[int(places[0])], "source": store["source"].iat[int(places[0])], "own answer": bool(rank == 1)}
-                         for question, places, rank in zip(questions["question"][:n], ranked[:n], ranks[:n], strict=False) if len(places)])  # fmt: skip
+def compared(store: pd.DataFrame, questions: pd.DataFrame, ranked: dict[str, list], n_resamples: int = 1000, seed: int = 0) -> list[str]:
+    """Each further retriever against the first one on the same questions, in words: a passage of the answer first, paired, Holm over these tests."""
+    values = {name: measures(store, questions, lists)["recall_1"] for name, lists in ranked.items()}
+    first, *others = values
+    tests = [paired(values[name], values[first], questions["page"], n_resamples, seed) for name in others]
+    return [f"{NAMES[name]} against {NAMES[first]}, a passage of the answer first: {in_words(test, p)}." for name, test, p in zip(others, tests, stats.holm([test["p"] for test in tests]), strict=True)]
+
+
+def paired(a: np.ndarray, b: np.ndarray, pages: pd.Series, n_resamples: int, seed: int) -> dict:
+    """a - b over the same questions: difference, low, high, n and p, pages being resampled and permuted."""
+    return stats.paired_difference(a, b, pages, n_resamples, seed) | {"p": stats.permutation_test(a, b, pages)}
+
+
+def in_words(test: dict, p: float) -> str:
+    return f"{signed(test['difference'])} points (95 % interval {signed(test['low'])} to {signed(test['high'])}, p {'< 0.001' if p < 0.001 else format(p, '.3f')}, n = {test['n']})"
+
+
+def cited(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], k: int = 3, n: int = 5) -> pd.DataFrame:
+    """The references of the first k passages of the first n questions: question, passages (address, PMCID or evidence number, in order), own answer (rank of the first passage of it, "" beyond DEPTH)."""
+    ranks, cites = first_ranks(store, questions, ranked), store["cite"].tolist()
+    return pd.DataFrame([{"question": question, "passages": ", ".join(f"[{number}] {cites[place]}" for number, place in enumerate(places[:k].tolist(), 1)), "own answer": int(rank) if rank < np.inf else ""}
+                         for question, places, rank in zip(questions["question"][:n], ranked[:n], ranks[:n], strict=False)])  # fmt: skip
 
 
 def study(run_dir: str | Path, model: str, stage: str, retrievers: list[str], data_dir: str = "", max_articles: int = 0, max_questions: int = 0, n_answers: int = 0, k: int = 3,
           dense_name: str = retrieval_index.PACKAGED, precision: str = "auto", load_in_4bit: bool = False, n_resamples: int = 1000, seed: int = 42) -> dict:  # fmt: skip
-    """The whole study: {table (COLUMNS), cited, said (lines), answers (rows of `answer`)}; empty, with a line that says which file is missing, without CancerGov's file.
+    """The whole study: {table (COLUMNS), cited, said (lines), compared (paired tests in words), answers (rows of `answer`)}; empty, with a line that says
+    which file is missing, without CancerGov's file.
 
     n_answers: so many of the questions are answered by the model from the first retriever's first k passages; 0: none. The answers with their passages
     also go to retrieval/knowledge/<model>-<stage>.jsonl of the run.
     """
     from cancerllm_utils.modeling import generation, models
 
-    name, found = models.model_entry(model)["name"], {"table": pd.DataFrame(columns=COLUMNS), "cited": pd.DataFrame(), "said": [], "answers": []}
+    name, found = models.model_entry(model)["name"], {"table": pd.DataFrame(columns=COLUMNS), "cited": pd.DataFrame(), "said": [], "compared": [], "answers": []}
     try:
         store = read_store(data_dir, max_articles)
     except UserError as error:
@@ -206,14 +231,16 @@ def study(run_dir: str | Path, model: str, stage: str, retrievers: list[str], da
         sentences = retrieval_index.dense_model(dense_name)
         embedders["dense"] = (dense_name, lambda texts: retrieval_index.dense_vectors(sentences, texts))
     ranked = rank(run_dir, store, questions, retrievers, embedders)
-    tables, best = [quality(store, questions, ranked, n_resamples, seed)], retrievers[0]
+    tables, serving = [quality(store, questions, ranked, n_resamples, seed)], next(iter(ranked))
+    found["compared"] = compared(store, questions, ranked, n_resamples, seed)
     if n_answers:
         some = questions.head(n_answers)
-        table, found["answers"] = answer(network, tokenizer, store, some, ranked[best][: len(some)], k, n_resamples=n_resamples, seed=seed)
-        tables.append(table.assign(retriever=[best if count else "none" for count in table["k"]]))
+        table, found["answers"], changed = answer(network, tokenizer, store, some, ranked[serving][: len(some)], k, n_resamples=n_resamples, seed=seed)
+        found["compared"] += changed
+        tables.append(table.assign(retriever=[serving if count else "none" for count in table["k"]]))
         write_jsonl(Path(run_dir) / "retrieval" / "knowledge" / f"{name}-{stage}.jsonl", found["answers"])
     by_source = store["source"].value_counts()
     found["said"] = [f"{counts['asked']} questions; {counts['seen']} stand in the embedded base's training text and are left out; {counts['kept']} are asked, of {questions['page'].nunique()} pages.",
                      f"{len(store):,} passages: {', '.join(f'{n:,} of {source}' for source, n in by_source.items())}."]  # fmt: skip
     table = pd.concat(tables, ignore_index=True).assign(model=name, stage=stage)
-    return found | {"table": table.reindex(columns=COLUMNS), "cited": cited(store, questions, ranked[best])}
+    return found | {"table": table.reindex(columns=COLUMNS), "cited": cited(store, questions, ranked[serving], k)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import ndcg_score
+from scipy.stats import binomtest
 
 from cancerllm_utils.evaluation import groups, retrieval, score, stats
 from cancerllm_utils.evaluation.retrieval_index import NAMES, NONE, ORACLE, RANDOM
@@ -139,13 +139,33 @@ def shared_labels(question: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return (candidates[:, known] == question[known]).mean(axis=1) if known.any() else np.zeros(len(candidates))
 
 
+def ndcg(gains: np.ndarray, best: np.ndarray) -> float:
+    """Normalised discounted cumulative gain of what was found (its gains in that order, DEPTH at most), 0-1; best: the gains of all that could be found.
+
+    What was not found adds nothing (scikit-learn's ndcg_score would fill a short list with the mean of the rest).
+    """
+    discounts = 1 / np.log2(np.arange(2, retrieval.DEPTH + 2))
+    ideal = np.sort(best)[::-1][: retrieval.DEPTH]
+    return float(gains @ discounts[: len(gains)] / (ideal @ discounts[: len(ideal)]))
+
+
+def share_limits(values: np.ndarray, clusters: np.ndarray, method: str, n_resamples: int, seed: int) -> tuple[float, float]:
+    """95 % limits of the mean of `values` (0-1) in percent; where all are 0, or all 1, no resampling could move them: Wilson's, of as many patients."""
+    if len(set(values.tolist())) == 1 and values[0] in (0, 1):
+        count = len(set(clusters.tolist()))
+        low, high = binomtest(count * int(values[0]), count).proportion_ci(method="wilson")
+    else:
+        low, high = stats.cluster_interval(values, clusters, method, n_resamples, seed)
+    return 100 * max(low, 0), 100 * min(high, 1)
+
+
 def quality_table(run_dir: str | Path, one: dict, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """How like the questions what was retrieved is, per retriever: QUALITY_COLUMNS, in percent unless the metric's name says otherwise.
 
     same_histology_1, _3: questions (of known histology) whose nearest example, or the share of the nearest three, is of a patient with the same
     histology. ndcg_10: normalised discounted cumulative gain of the first ten, gain being the share of the patient's known labels that the candidate
-    shares, against the best order of all allowed candidates. same_answer_1, _3: the nearest example, or one of three, has the question's answer. guarded: questions whose first candidate was shut out, by
-    reason. milliseconds: to find a question's examples. index_megabytes: on disk.
+    shares, against the best order of all allowed candidates. same_answer_1, _3: the nearest example, or one of three, has the question's answer.
+    guarded: questions whose first candidate was shut out, by reason. milliseconds: to find a question's examples. index_megabytes: on disk.
     """
     store, questions = one["store"], one["questions"]
     codes, fields = label_codes(run_dir, [*store["note_id"], *questions["note_id"]])
@@ -165,9 +185,7 @@ def quality_table(run_dir: str | Path, one: dict, n_resamples: int = 1000, seed:
             allowed = np.flatnonzero(one["allowed"][number])
             gains = shared_labels(of_questions[number], of_store[allowed])
             if len(allowed) > 1 and gains.max() > 0:
-                ranks = np.zeros(len(store))
-                ranks[places] = np.arange(len(places), 0, -1)
-                measures["ndcg_10"][number] = ndcg_score(gains[None], ranks[allowed][None], k=retrieval.DEPTH)
+                measures["ndcg_10"][number] = ndcg(shared_labels(of_questions[number], of_store[places]), gains)
             found = answers[places] == gold[number]
             measures["same_answer_1"][number], measures["same_answer_3"][number] = found[:1].any(), found[:3].any()
         shared = {name: one[name] for name in ("model", "stage", "task", "split")} | {"retriever": retriever}
@@ -176,8 +194,8 @@ def quality_table(run_dir: str | Path, one: dict, n_resamples: int = 1000, seed:
         for metric, values in measures.items():
             asked = ~np.isnan(values)
             if asked.any():
-                low, high = stats.cluster_interval(100 * values[asked], clusters[asked], method, n_resamples, seed)
-                rows.append(shared | {"metric": metric, "value": 100 * values[asked].mean(), "low": max(low, 0), "high": min(high, 100), "n": int(asked.sum()),
+                low, high = share_limits(values[asked], clusters[asked], method, n_resamples, seed)
+                rows.append(shared | {"metric": metric, "value": 100 * values[asked].mean(), "low": low, "high": high, "n": int(asked.sum()),
                                       "patients": questions["patient_id"][asked].nunique()})  # fmt: skip
         if retriever in one["indexes"]:
             cost = {"milliseconds": 1000 * one["seconds"][retriever], "index_megabytes": one["indexes"][retriever]["bytes"] / 1e6}
@@ -211,10 +229,27 @@ def shown_scores(scores: pd.DataFrame, metric: str = "average", family: str = "p
                          "average F1 (95 % interval)": [f"{row.f1:.1f} ({row.f1_low:.1f} to {row.f1_high:.1f})" for row in rows.itertuples()], "questions": rows["n"]}).reset_index(drop=True)
 
 
+SHOWN_QUALITY = {"same_histology_1": "nearest has the same histology, %", "same_histology_3": "of the nearest three, %", "ndcg_10": "nDCG of ten, %",
+                 "same_answer_1": "nearest has the answer, %", "same_answer_3": "one of three has it, %", "milliseconds": "ms a question", "index_megabytes": "index, MB"}  # fmt: skip
+
+
 def shown_quality(quality: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, stage and retriever, one column per metric: percent, one decimal (milliseconds and megabytes as they are)."""
-    wide = quality.assign(retriever=quality["retriever"].map(NAMES)).pivot(index=["task", "split", "stage", "retriever"], columns="metric", values="value")
-    return wide[[name for name in dict.fromkeys(quality["metric"])]].round(1).reset_index().rename_axis(columns=None)
+    """One row per task, test set, stage and retriever, in their order, one column per measure of SHOWN_QUALITY, one decimal."""
+    keys = ["task", "split", "stage", "retriever"]
+    wide = quality.pivot(index=keys, columns="metric", values="value").reindex(pd.MultiIndex.from_frame(quality[keys].drop_duplicates()))
+    wide = wide[[name for name in SHOWN_QUALITY if name in wide]].rename(columns=SHOWN_QUALITY).round(1).reset_index().rename_axis(columns=None)
+    return wide.assign(task=wide["task"].map(task_name), retriever=wide["retriever"].map(NAMES)).rename(columns={"split": "test set", "retriever": "examples from"})
+
+
+def guard_sentences(quality: pd.DataFrame) -> list[str]:
+    """How often what came first had to be shut out, by reason, over the retrievers that search: one sentence per task, test set and stage."""
+    words, said = {"item": "the question's own note", "patient": "its patient", "copy": "a near copy", "institution": "its institution"}, []
+    rows = quality[quality["metric"].str.startswith("guarded_")]
+    for (task, split, stage), part in rows.groupby(["task", "split", "stage"], sort=False):
+        searches = int(part.loc[part["metric"] == "guarded_item", "n"].sum())
+        counts = {name: round(float((part["value"] * part["n"])[part["metric"] == f"guarded_{name}"].sum()) / 100) for name in words}
+        said.append(f"{task_name(task)}, {split}, {stage}: in {sum(counts.values())} of {searches} searches the first find was shut out ({', '.join(f'{words[name]} {n}' for name, n in counts.items())}).")
+    return said
 
 
 def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> list[str]:
@@ -227,7 +262,8 @@ def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> list[str]:
         if shown.empty:
             best = part.loc[part["difference"].idxmax()]
             found = f"; a true difference of {best['smallest_detectable']:.1f} points would be found in four of five such studies" if best["smallest_detectable"] > 0 else ""
-            said.append(f"{where}: no retriever made a difference that could be shown. The largest gain is {of_row(best)}{found}.")
+            what = "The largest gain is" if best["difference"] > 0 else "None gained; nearest to it comes"
+            said.append(f"{where}: no retriever made a difference that could be shown. {what} {of_row(best)}{found}.")
             continue
         better, worse = shown[shown["difference"] > 0], shown[shown["difference"] < 0]
         for word, rows in (("better", better), ("worse", worse)):

@@ -70,7 +70,19 @@ def test_ranks_and_measures_by_hand():
     assert found["mrr"].tolist() == pytest.approx([100, 100 / 3, 0])
     table = knowledge.quality(store, questions, {"bm25": ranked}, 50).set_index("metric")
     assert table.loc["recall_5", "value"] == pytest.approx(200 / 3) and set(table["n"]) == {3} and set(table["passages"]) == {3}
-    assert knowledge.cited(store, questions, ranked, 2)["own answer"].tolist() == [True, False]
+    references = knowledge.cited(store, questions, ranked, k=2)
+    assert references["passages"].tolist() == ["[1] b, [2] a", "[1] a, [2] b", "[1] a, [2] b"] and references["own answer"].tolist() == [1, 3, ""]
+
+
+def test_ways_of_searching_are_compared_on_the_same_questions_by_hand():
+    """Six questions on six pages: the second way has all first, the first none, so that of 2 ^ 6 sign flips only two are as extreme."""
+    texts = [f"Answer number {i} stands alone." for i in range(6)]
+    store = pd.DataFrame({"text": texts, "cite": [f"p{i}" for i in range(6)], "source": "cancergov"})
+    questions = pd.DataFrame({"answer": texts, "page": store["cite"], "question": "?", "item": store["cite"]})
+    right, wrong = [np.array([i]) for i in range(6)], [np.array([(i + 1) % 6]) for i in range(6)]
+    said = knowledge.compared(store, questions, {"bm25": wrong, "tfidf": right, "dense": wrong}, 50)
+    assert said[0] == "TF-IDF against BM25, a passage of the answer first: +100.0 points (95 % interval +100.0 to +100.0, p 0.062, n = 6)."  # 2 x 2 / 64
+    assert "sentence vectors against BM25" in said[1] and "+0.0 points" in said[1] and "p 1.000" in said[1] and knowledge.compared(store, questions, {"bm25": right}) == []
 
 
 def test_the_whole_study_finds_the_source_and_answers_carry_their_passages(data, tmp_path):
@@ -83,6 +95,7 @@ def test_the_whole_study_finds_the_source_and_answers_carry_their_passages(data,
     rows = read_jsonl(tmp_path / "run" / "retrieval" / "knowledge" / "tiny_base-base.jsonl")
     assert len(rows) == 2 and all(set(passage) == {"source", "cite", "text"} for row in rows for passage in row["passages"])
     assert rows[0]["passages"][0]["cite"].startswith("https://www.cancer.gov/types/") and "1 stand in the embedded base" in found["said"][0]
+    assert len(found["compared"]) == 2 + 2 and all("p " in line for line in found["compared"]) and "https://www.cancer.gov/types/" in found["cited"]["passages"][0]
 
 
 def test_passages_leave_out_the_last_ones_and_never_the_question():

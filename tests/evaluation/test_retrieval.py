@@ -36,7 +36,7 @@ def write_run(folder, train: list[dict], dev: list[dict]):
         write_jsonl(folder / "datasets" / "phenotype_extraction" / f"{split}.jsonl", rows)
     (folder / "datasets" / "settings.json").write_text(json.dumps({"corpus": "synthetic", "values": {"laterality": SIDES}}))
     once = {row["note_id"]: row for row in [*train, *dev]}
-    (folder / "corpus").mkdir(exist_ok=True)
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
     pd.DataFrame([{"note_id": note, "text": retrieval.seen_text(row["prompt"])} for note, row in once.items()]).to_parquet(folder / "corpus" / "notes.parquet")
     labels = [{"note_id": note, "field": field, "stated_value": None, "registry_value": value}
               for note, row in once.items() for field, value in (("laterality", row["answers"][0]), ("histology", f"type {int(row['institution'][1])}"))]  # fmt: skip
@@ -74,6 +74,34 @@ def test_a_planted_leak_would_come_first_and_is_shut_out(leak, tmp_path):
         assert planted not in lists[first] and len(lists[first]) == 10, retriever
     assert result["guarded"]["bm25"][first] == result["guarded"]["tfidf"][first] == leak.split(",")[0]  # without the guard it was the first
     assert result["guarded"]["bm25"][1 - first] == ""
+
+
+def bags(texts: list[str]) -> np.ndarray:
+    """Vectors of texts, made by hand: how often each word of the invented texts occurs, at length one."""
+    counts = np.array([[text.lower().split().count(word) for word in [*WORDS, "left", "right"]] for text in texts], dtype=np.float32)
+    return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["dense", "hidden"])
+def test_a_planted_leak_is_shut_out_of_vectors_too_and_out_of_their_fusion(kind, tmp_path):
+    pytest.importorskip("faiss")
+    embedders = {kind: ("bags", bags)}
+    for number, (leak, planted_row) in enumerate(LEAKS.items()):
+        run = write_run(tmp_path / str(number), [*(example(i) for i in range(24)), planted_row], [example(30)])
+        store, questions = retrieval.with_copies(run, retrieval.read_store(run, "phenotype_extraction"), retrieval.read_questions(run, "phenotype_extraction", "dev"))
+        built = retrieval.indexes(run, "phenotype_extraction", store, ["bm25", kind], embedders)
+        result = retrieval.rank(store, questions, built, ["bm25", kind, "rrf"], embedders)
+        assert all(len(store) - 1 not in lists[0] and len(lists[0]) == 10 for lists in result["ranked"].values()), leak
+        assert result["guarded"][kind] == [leak.split(",")[0]]
+
+
+def test_the_guards_compare_numbers_that_stand_for_the_same_words(run):
+    store, questions, _ = ranked(run)
+    columns, rows = retrieval.coded(store.assign(institution=["", "h1", *store["institution"][2:]]), questions.assign(institution=["", *questions["institution"][1:]]))
+    assert columns["institution"][0] == rows[0]["institution"] == -1 and columns["field"][0] == rows[3]["field"] >= 0
+    assert not retrieval.shut_out(columns, rows[0], other_institution=True)["institution"].any()  # an unknown institution is nobody's
+    by_words = [[own == theirs for own in store["institution"][2:]] for theirs in questions["institution"][1:]]
+    assert [(columns["institution"][2:] == row["institution"]).tolist() for row in rows[1:]] == by_words
 
 
 def test_a_near_copy_of_the_whole_note_is_shut_out_although_the_sentences_shown_differ(tmp_path):
@@ -181,6 +209,9 @@ def test_all_tables_have_their_columns_and_the_oracle_bounds_the_retrievers(fini
     assert len(tests) == 8 + 6 and set(tests["against"]) == {"none", "random"} and "oracle" not in set(tests["retriever"])
     assert np.allclose(tests["p_holm"], stats.holm(tests["p"]))
     assert len(retrieval_results.shown_scores(tables["retrieval"])) == 10 and len(retrieval_results.shown_quality(tables["retrieval_quality"])) == 4
+    shown = retrieval_results.shown_quality(tables["retrieval_quality"])
+    assert shown["examples from"].tolist() == ["BM25", "TF-IDF", "rank fusion", "random example"] and "nearest has the answer, %" in shown
+    assert len(retrieval_results.guard_sentences(tables["retrieval_quality"])) == 1
     assert len(retrieval_results.sentences(tests)) == 2 and retrieval_results.copy_sentences(tables["retrieval_copies"])
     assert retrieval.described(found)["candidates a question (median)"].tolist() == [24]
 
@@ -219,6 +250,29 @@ def test_quality_by_hand(tmp_path):
     assert table["ndcg_10"] == pytest.approx(100 * dcg / ideal)
     assert table[["same_histology_1", "same_answer_1", "same_answer_3"]].tolist() == [0, 0, 100] and table["same_histology_3"] == pytest.approx(100 / 3)
     assert table["milliseconds"] == pytest.approx(4) and table["index_megabytes"] == pytest.approx(2) and table["guarded_patient"] == 0
+
+
+def test_what_was_not_found_adds_no_gain_and_a_share_that_nothing_moves_has_wilsons_limits():
+    gains = np.array([1.0, 0.5, 0.5, 0.0])
+    assert retrieval_results.ndcg(np.array([1.0, 0.5, 0.5]), gains) == pytest.approx(1) and retrieval_results.ndcg(np.array([]), gains) == 0
+    assert retrieval_results.ndcg(np.array([0.5]), gains) == pytest.approx(0.5 / (1 + 0.5 / np.log2(3) + 0.5 / 2))
+    low, high = retrieval_results.share_limits(np.zeros(40), np.arange(40), "percentile", 100, 0)
+    z = 1.959964
+    assert low == 0 and high == pytest.approx(100 * z**2 / (40 + z**2), abs=1e-3)  # 8.8 %
+    assert retrieval_results.share_limits(np.ones(40), np.arange(40) // 4, "percentile", 100, 0) == pytest.approx((100 * 10 / (10 + z**2), 100), abs=1e-3)  # ten patients
+    some = retrieval_results.share_limits(np.arange(40) % 2, np.arange(40), "percentile", 200, 0)
+    assert 30 < some[0] < 45 and 55 < some[1] < 70
+
+
+def test_a_loss_is_no_gain_in_words_and_guards_are_counted():
+    row = {"task": "phenotype_extraction", "split": "dev", "stage": "sft", "against": "none", "retriever": "bm25", "k": 1, "difference": -2.0, "low": -5.0, "high": 1.0, "n": 40, "p_holm": 0.4,
+           "smallest_detectable": 6.0}  # fmt: skip
+    said = retrieval_results.sentences(pd.DataFrame([row, row | {"difference": -4.0, "k": 3}]))[0]
+    assert "None gained; nearest to it comes BM25, k = 1" in said and "6.0 points" in said
+    assert "The largest gain is BM25, k = 1" in retrieval_results.sentences(pd.DataFrame([row | {"difference": 2.0}]))[0]
+    shared = {"task": "phenotype_extraction", "split": "dev", "stage": "sft", "n": 40}
+    rows = [shared | {"retriever": name, "metric": f"guarded_{guard}", "value": value} for name in ("bm25", "tfidf") for guard, value in zip(retrieval.GUARDS, (0, 5.0, 2.5, 0), strict=True)]
+    assert "in 6 of 80 searches the first find was shut out (the question's own note 0, its patient 4, a near copy 2, its institution 0)" in retrieval_results.guard_sentences(pd.DataFrame(rows))[0]
 
 
 def test_what_cannot_run_is_said_and_left_out(monkeypatch, capsys):
