@@ -13,6 +13,7 @@ import yaml
 
 from cancerllm_utils.corpus import datasheet
 from cancerllm_utils.evaluation import comparisons
+from cancerllm_utils.evaluation.answers import of_systems
 from cancerllm_utils.paths import PACKAGE
 from cancerllm_utils.report import run_facts, summary
 from cancerllm_utils.results import METRIC_NAMES, RINGS, headline, load_paper_values, main_split, main_systems, model_name, ring_name, system_order, task_name
@@ -52,19 +53,20 @@ def sentence(table: pd.DataFrame) -> str:
 def answered(item: dict, found: dict[str, str], run_dir: Path) -> list[str]:
     """One row of the checklist. Facts that the run lacks are left out of the answer and named by their files."""
     asked = [name for _, name, _, _ in string.Formatter().parse(item.get("answer", "")) if name]
-    absent = [name for name in asked if not found.get(name)]
+    absent, also = [name for name in asked if not found.get(name)], {name: place for name, place in item.get("also", {}).items() if found.get(name)}
     gone = [file for file in [*item.get("files", []), *(file for name in absent for file in described()["facts"][name])] if not (run_dir / file).exists()]
-    if asked and len(absent) == len(asked):
+    if asked and len(absent) == len(asked) and not also:
         fallback = {NOT_REPORTED: f"not in this run: {', '.join(dict.fromkeys(gone)) or ', '.join(absent)}"}
         item = {key: value for key, value in item.items() if key != "answer"} | {key.replace("_", " "): reason for key, reason in item.get("without", fallback).items()}
     status = next((status for status in (NOT_APPLICABLE, NOT_REPORTED) if status in item or status.replace(" ", "_") in item), "")
     if status:
         text = item.get(status) or item[status.replace(" ", "_")]
     else:
-        text = " ".join(item["answer"].format_map({name: found.get(name, "") for name in asked}).split())
+        text = " ".join([item["answer"].format_map({name: found.get(name, "") for name in asked}), *(found[name] for name in also)])
+        text = " ".join(text.split())
         lacks = [*([item["lacks"]] if "lacks" in item else []), *([f"not in this run: {', '.join(dict.fromkeys(gone)) or ', '.join(absent)}"] if gone or absent else [])]
         status, text = (PARTLY, f"{text} Missing: {'; '.join(lacks)}.") if lacks else (REPORTED, text)
-    return [item["id"], item["section"], item["asks"], status, text, " ".join(item.get("where", []))]
+    return [item["id"], item["section"], item["asks"], status, text, " ".join([*item.get("where", []), *also.values()])]
 
 
 def facts(run_dir: Path) -> dict[str, str]:
@@ -76,7 +78,7 @@ def facts(run_dir: Path) -> dict[str, str]:
         "paper": f"CancerLLM ({load_paper_values()['sources']['both']})",
     }  # fmt: skip
     found |= of_corpus(run_dir, cohort, records) | of_labels(run_dir) | of_questions(run_dir, cohort) | of_models(run_dir, records)
-    found |= of_scores(run_dir, results, cohort) | of_records(records)
+    found |= of_scores(run_dir, results, cohort) | of_studies(run_dir / "results", results["scores"]) | of_records(records)
     needed = described()["facts"]
     return {name: text for name, text in found.items() if text and all((run_dir / file).exists() for file in needed[name])}
 
@@ -156,12 +158,13 @@ def of_questions(run_dir: Path, cohort: dict) -> dict[str, str]:
         return {}
     settings = json.loads(path.read_text(encoding="utf-8"))
     names = settings.get("tasks", [])
+    retrieved = (run_dir / "results" / "retrieval.csv").is_file()
     hashes = ", ".join(f"{name} {value}" for name, value in settings.get("prompt_hash", {}).items())
     sources = [task.label_source(task.load_task(name), settings.get("corpus", ""), settings.get("silver", False)) for name in names if name in task.task_names()]
     return {
         "tasks": "Tasks: " + ", ".join(f"{task_name(name)} ({len(settings.get('fields', {}).get(name, []))} fields)" for name in names) + "." if names else "",
         "balance": f"Training questions are {'balanced over' if settings.get('balance') else 'drawn without balancing'} answers; share of \"not stated\" {settings.get('not_stated_share', 0):.0%}.",
-        "prompts": f"No example is given in a prompt. Prompt hashes: {hashes}." if hashes else "", "outcome": " ".join(sources),
+        "prompts": f"No example is given in a prompt{' outside the study of retrieval' * retrieved}. Prompt hashes: {hashes}." if hashes else "", "outcome": " ".join(sources),
     }  # fmt: skip
 
 
@@ -230,14 +233,47 @@ def of_scores(run_dir: Path, results: dict, cohort: dict) -> dict[str, str]:
     if (folder / "subgroups.csv").is_file():
         groups = pd.read_csv(folder / "subgroups.csv").query("metric == 'average'")
         systems = set(main_systems(scores)) if len(scores) else set()
-        of_systems = groups[[pair in systems for pair in zip(groups["model"], groups["stage"])]]
-        kinds = ", ".join(dict.fromkeys(of_systems["dimension"]))
-        found["subgroups"] = (f"By {kinds}: {of_systems['shown'].astype(bool).sum():,} groups shown, {(~of_systems['shown'].astype(bool)).sum():,} too small; "
-                              f"{(of_systems['p_holm'] < 0.05).sum():,} differ from the other patients beyond chance (Holm).") if len(of_systems) else ""
+        groups = groups[[pair in systems for pair in zip(groups["model"], groups["stage"])]]
+        kinds, shown = ", ".join(dict.fromkeys(groups["dimension"])), groups["shown"].astype(bool)
+        found["subgroups"] = (f"By {kinds}: {shown.sum():,} groups shown, {(~shown).sum():,} too small; "
+                              f"{(groups['p_holm'] < 0.05).sum():,} differ from the other patients beyond chance (Holm).") if len(groups) else ""
     if (folder / "ledger.csv").is_file():
         ledger = pd.read_csv(folder / "ledger.csv")["split"].value_counts()
         found["ledger"] = "Scorings of held-out test sets in the ledger: " + ", ".join(f"{ring_name(name)} {n}" for name, n in ledger.items()) + "."
     return found
+
+
+def of_studies(folder: Path, scores: pd.DataFrame) -> dict[str, str]:
+    """What calibration, raters and the further studies add, where the run has their tables."""
+    table = {name: pd.read_csv(folder / f"{name}.csv") for name in ("calibration", "robustness_tests", "retrieval_tests", "radonc_scores", "radonc_tests", "adjudication", "radonc_ratings")
+             if (folder / f"{name}.csv").is_file()}
+    found, judged = {}, []
+    if "calibration" in table and len(scores):
+        rows = of_systems(table["calibration"], main_systems(scores), main_split(scores))
+        found["calibration"] = " ".join(
+            f"Calibration error of {model_name(*pair)}, points: " + ", ".join(f"{task_name(row.task)} {row.ece:.1f} ({row.ece_low:.1f} to {row.ece_high:.1f})" for row in part.itertuples())
+            + f". A threshold chosen on development patients sends {part['sent'].min():.0f} to {part['sent'].max():.0f} % of the answers to a human." for pair, part in rows.groupby(["model", "stage"]))
+    if "robustness_tests" in table:
+        rows = table["robustness_tests"]
+        rows = rows[(rows["kind"] == "change") & rows["p_holm"].notna()]
+        found["robustness"] = f"Damaged notes and wrong labels: {len(rows):,} changes of a score were tested, {(rows['p_holm'] < 0.05).sum():,} are beyond chance (Holm)."
+    if "retrieval_tests" in table:
+        rows = table["retrieval_tests"].query("against == 'none'")
+        sure = rows["p_holm"] < 0.05
+        found["retrieval"] = (f"Similar training patients before the question: {len(rows):,} comparisons with none, "
+                              f"{(sure & (rows['difference'] > 0)).sum():,} better and {(sure & (rows['difference'] < 0)).sum():,} worse beyond chance (Holm).")
+    if "radonc_scores" in table and "radonc_tests" in table:
+        rows, tests = table["radonc_scores"], table["radonc_tests"].query("metric == 'accuracy'")
+        better = tests.assign(sure=tests["p_holm"] < 0.05, simple=tests["against"] != "original").groupby("simple")["sure"].agg(["sum", "size"])
+        found["radonc"] = f"Radiation oncology, {rows['task'].nunique()} tasks with {rows['n'].max():,.0f} patients at most: tuned is better beyond chance (one-sided, Holm) than " + " and ".join(
+            f"{'a simple method' if simple else 'original'} in {row['sum']} of {row['size']} comparisons" for simple, row in better.iterrows()) + "."
+    if "adjudication" in table:
+        rows = table["adjudication"].query("raters == 'people' and task == 'all' and metric == 'kappa_answer'")
+        judged += [f"Two people judged {row.n:,.0f} sampled answers, kappa {row.value:.2f} ({row.low:.2f} to {row.high:.2f})." for row in rows.head(1).itertuples()]
+    if "radonc_ratings" in table:
+        rows = table["radonc_ratings"].query("not simulated")
+        judged += [f"People rated {rows['n'].max():,.0f} regimens of each system, kappa {row.kappa:.2f} ({row.kappa_low:.2f} to {row.kappa_high:.2f})." for row in rows.head(1).itertuples()]
+    return found | {"judged": " ".join(judged)}
 
 
 def of_records(records: list[dict]) -> dict[str, str]:

@@ -54,9 +54,9 @@ def test_the_items_are_the_published_ones_in_their_order():
 def test_every_item_is_answered_or_says_why_not_and_every_fact_is_used():
     used = set()
     for item in tripod.described()["items"]:
-        assert set(item) <= {"id", "section", "asks", "answer", "files", "where", "lacks", "without", "not_reported", "not_applicable"}, item["id"]
+        assert set(item) <= {"id", "section", "asks", "answer", "also", "files", "where", "lacks", "without", "not_reported", "not_applicable"}, item["id"]
         assert sum(key in item for key in ("answer", "not_reported", "not_applicable")) == 1, item["id"]
-        used |= {name for _, name, _, _ in string.Formatter().parse(item.get("answer", "")) if name}
+        used |= {name for _, name, _, _ in string.Formatter().parse(item.get("answer", "")) if name} | set(item.get("also", {}))
     assert used == set(tripod.described()["facts"])
 
 
@@ -120,13 +120,53 @@ def test_fairness_is_reported_where_subgroups_were_scored(whole, run):
     assert row["status"] == "reported" and "By sex, age: 2 groups shown, 1 too small; 1 differ from the other patients" in row["answer"]
 
 
+STUDIES = {
+    "calibration": ["model,stage,task,split,ece,ece_low,ece_high,sent", "tiny_base,cpt-sft,phenotype_extraction,test,4.04,1,9,20", "tiny_base,cpt-sft,phenotype_extraction,dev,7,1,9,20",
+                    "tfidf,baseline,phenotype_extraction,test,8,1,9,20"],
+    "robustness_tests": ["kind,p_holm", "change,0.01", "change,0.4", "change,", "area,0.01"],
+    "retrieval_tests": ["against,difference,p_holm", "none,3.0,0.01", "none,-3.0,0.02", "none,-1.0,0.03", "none,5.0,0.2", "random,5.0,0.01"],
+    "radonc_scores": ["task,n", "radonc_icd10,70", "radonc_modality,90"],
+    "radonc_tests": ["metric,against,p_holm", "accuracy,original,0.01", "accuracy,tfidf,0.9", "accuracy,majority,0.01", "rouge1,original,0.01"],
+}  # fmt: skip
+
+
+def test_further_studies_are_told_where_the_run_has_them_and_are_no_gap_elsewhere(whole, run):
+    items = ("6e", "17", "19e")
+    for name, lines in STUDIES.items():
+        (run / "results" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    table = tripod.checklist(run)
+    assert all(of(table, item)["status"] == of(whole, item)["status"] == "reported in part" for item in ("17", "19e")), "what is missing is the same"
+    assert (of(whole, "6e")["status"], of(table, "6e")["status"]) == ("not reported", "reported in part")
+    assert "Calibration error of tiny_base, cpt-sft, points: Phenotype extraction 4.0 (1.0 to 9.0). A threshold chosen on development patients sends 20 to 20 %" in of(table, "6e")["answer"]
+    assert "TF-IDF" not in of(table, "6e")["answer"]
+    assert "2 changes of a score were tested, 1 are beyond chance" in of(table, "19e")["answer"] and of(table, "19e")["where"].endswith("07_robustness#the-curves")
+    assert "4 comparisons with none, 1 better and 2 worse beyond chance" in of(table, "17")["answer"]
+    assert "2 tasks with 90 patients at most" in of(table, "17")["answer"] and "original in 1 of 1 comparisons and a simple method in 1 of 2" in of(table, "17")["answer"]
+    assert not any(name in "".join(of(whole, item)["where"]) for item in items for name in ("06c_trust", "07_robustness", "09_retrieval", "10_radiation"))
+
+
+def test_an_example_in_a_prompt_is_said(whole, run):
+    assert "No example is given in a prompt." in of(whole, "9a")["answer"]
+    (run / "results" / "retrieval.csv").write_text("model\n")
+    assert "No example is given in a prompt outside the study of retrieval." in of(tripod.checklist(run), "9a")["answer"]
+
+
+@pytest.mark.parametrize("raters, status, answer", [("simulated", "not applicable", "no person judges"), ("people", "reported in part", "Two people judged 200 sampled answers, kappa 0.82 (0.77 to 0.87).")])
+def test_only_people_count_as_assessors(whole, run, raters, status, answer):
+    assert of(whole, "7d")["status"] == "not applicable"
+    (run / "results" / "adjudication.csv").write_text(f"raters,task,metric,value,low,high,n\n{raters},all,agreement,80,70,90,200\n{raters},all,kappa_answer,0.82,0.77,0.87,200\n")
+    (run / "results" / "radonc_ratings.csv").write_text(f"n,kappa,kappa_low,kappa_high,simulated\n30,0.7,0.6,0.8,{raters == 'simulated'}\n")
+    row = of(tripod.checklist(run), "7d")
+    assert row["status"] == status and answer in row["answer"] and ("30 regimens of each system, kappa 0.70 (0.60 to 0.80)" in row["answer"]) == (raters == "people")
+
+
 def test_every_place_is_a_heading_of_a_notebook_or_a_part_of_the_report():
     template = (pages.ASSETS / "index.html.j2").read_text()
     sections = re.findall(r"(?m)^- id: ([a-z]+)", (pages.PACKAGE / "report" / "sections.yaml").read_text())
     parts = {*re.findall(r'<h2 id="([a-z]+)"', template), *sections, "content"}
     notebooks = {path.stem: path.read_text() for path in paths.NOTEBOOKS.glob("*.ipynb")}
     for item in tripod.described()["items"]:
-        for place in item.get("where", []):
+        for place in [*item.get("where", []), *item.get("also", {}).values()]:
             name, _, part = place.partition("#")
             if name == "index":
                 assert part in parts or any(pages.saves(stem, text, part) for stem, text in notebooks.items()), (item["id"], place)
