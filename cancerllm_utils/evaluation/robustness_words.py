@@ -20,7 +20,7 @@ SURVIVES, LOST, OPEN = "survives", "is lost", "open"
 
 def not_run(what: str) -> list[str]:
     """The sentence for a part without results."""
-    return [f"{what} was not run in this profile: nothing to show. Profile quick_studies runs it on the synthetic cohort, tcga_robustness on public reports."]
+    return [f"{what} was not run in this profile: nothing to show. Profile quick_studies runs it on the synthetic cohort, tcga_studies (text) and tcga_robustness (labels) on public reports."]
 
 
 def testbed_name(testbed: str) -> str:
