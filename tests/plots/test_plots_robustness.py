@@ -74,6 +74,8 @@ def test_curves_leave_out_who_reads_no_text_and_stages_of_altered_labels():
     line = fig.axes[0].lines[0]
     assert line.get_xdata().tolist() == [0, 10, 40] and line.get_ydata().tolist() == [90, 80, 50]
     assert len(figures.curves(scores()[lambda d: d["testbed"] != robustness.NATURAL]).axes) == 4
+    only_natural = scores()[lambda d: d["testbed"] == robustness.NATURAL].assign(task="icd10_coding")  # asked, but not damaged: no column of its own
+    assert len(figures.curves(pd.concat([scores(), only_natural])).axes) == len(fig.axes)
 
 
 def test_the_heat_map_frames_what_is_lost_and_hides_what_was_not_asked():
