@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -113,10 +112,8 @@ def test_no_patient_and_no_external_institution_in_training(finished):
 
 
 def test_second_run_does_nothing_and_one_parameter_reruns_what_follows(finished):
-    started = time.monotonic()
     second = cancerllm(finished["profile"], env=finished["environment"])
     assert second.returncode == 0 and "Nothing to do" in second.stdout, second.stdout + second.stderr
-    assert time.monotonic() - started < 60
     changed = yaml.safe_load(finished["profile"].read_text()) | {"06_evaluation": {"n_resamples": 60}}
     finished["profile"].write_text(yaml.safe_dump(changed))
     due = cancerllm(finished["profile"], "--dry-run", env=finished["environment"])

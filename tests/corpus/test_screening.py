@@ -1,7 +1,6 @@
 """Copies and near copies: hand-computed similarities, planted pairs, and results that do not depend on the order of the rows."""
 
 import random
-import time
 
 import numpy as np
 import pandas as pd
@@ -144,10 +143,9 @@ def test_boilerplate_notes_cost_no_quadratic_number_of_pairs():
         asked.append(len(rows))
         return [texts[row] for row in rows]
 
-    started = time.monotonic()
     found = near_duplicates([f"{number:06}" for number in range(len(texts))], signatures(texts), texts_of)
     assert found.groupby("group").size().tolist() == [50_000, 5000]
-    assert sum(asked) < 5 * 5000 and time.monotonic() - started < 20
+    assert sum(asked) < 5 * 5000
 
 
 @settings(max_examples=25, deadline=None)
