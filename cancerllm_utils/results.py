@@ -176,6 +176,11 @@ def one_row(rows: pd.DataFrame, **where) -> pd.Series | None:
     return None if rows.empty else rows.iloc[0]
 
 
+def p_text(p: float) -> str:
+    """A p value with three decimals, small ones as a bound; the words before it (p, p after Holm) are the caller's."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def signed(value: float) -> str:
     """A difference with its sign, one decimal."""
     return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before zero

@@ -7,7 +7,6 @@ from cancerllm_utils.corpus.synthetic_patient import between, pick
 from cancerllm_utils.corpus.synthetic_treatment import COURSES, DRUGS, slot_of, words_of_plan
 from cancerllm_utils.corpus.synthetic_yaml import CANCERS, LANGUAGE, MEDICINE, SPELLINGS, STAGE_GROUPS
 
-EARLY = {"histology", "grade", "size", "stage", "receptors"}  # facts whose first impression a later note may quote
 GRADE_WORDS, SIDES = MEDICINE["grade_words"], MEDICINE["sides"]
 
 

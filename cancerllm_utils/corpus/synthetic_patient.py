@@ -15,7 +15,6 @@ REFERRAL, RADIOLOGY, OPERATION = "referral letter", "radiology report", "operati
 BOARD, RADIOTHERAPY, CHEMOTHERAPY = "tumor board note", "radiotherapy summary", "chemotherapy summary"
 FIRST_DAY, DAYS = datetime.date(2012, 1, 1), 3600
 EARLY_DIFFERS = {"histology": 0.12, "grade": 0.3, "t": 0.35, "n": 0.3, "site": 0.08, "her2": 0.2}  # how often the first impression was another
-CARDIOTOXIC = {"doxorubicin", "trastuzumab", "sunitinib"}
 
 
 def draw(random, weights: dict):

@@ -24,11 +24,6 @@ TABLE_FIELDS = (
 )  # fmt: skip
 
 
-def flow_table(flow: list[dict]) -> pd.DataFrame:
-    """From the files to the cohort: one row per step, with what was dropped and why."""
-    return pd.DataFrame(flow).fillna("")
-
-
 def word_counts(notes: pd.DataFrame, quality: pd.DataFrame | None = None) -> pd.Series:
     """Words of each note, on the index of `notes`: as `quality` measured them, else counted in the text."""
     if quality is not None:

@@ -17,7 +17,7 @@ from cancerllm_utils.errors import UserError
 from cancerllm_utils.evaluation import retrieval, retrieval_index, stats
 from cancerllm_utils.evaluation.metrics import clinical_words, rouge_l
 from cancerllm_utils.evaluation.retrieval_index import NAMES
-from cancerllm_utils.results import signed
+from cancerllm_utils.results import p_text, signed
 from cancerllm_utils.tasks.context import split_units
 from cancerllm_utils.tasks.task import alpaca_prompt, hash_order, model_prompt, write_jsonl
 
@@ -195,7 +195,8 @@ def paired(a: np.ndarray, b: np.ndarray, pages: pd.Series, n_resamples: int, see
 
 
 def in_words(test: dict, p: float) -> str:
-    return f"{signed(test['difference'])} points (95 % interval {signed(test['low'])} to {signed(test['high'])}, p {'< 0.001' if p < 0.001 else format(p, '.3f')}, n = {test['n']})"
+    """One paired test in words, p being corrected for the others."""
+    return f"{signed(test['difference'])} points (95 % interval {signed(test['low'])} to {signed(test['high'])}, p {p_text(p)}, n = {test['n']})"
 
 
 def cited(store: pd.DataFrame, questions: pd.DataFrame, ranked: list[np.ndarray], k: int = 3, n: int = 5) -> pd.DataFrame:

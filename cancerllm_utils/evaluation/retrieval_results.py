@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from cancerllm_utils.evaluation import groups, retrieval, score, stats
 from cancerllm_utils.evaluation.retrieval_index import NAMES, NONE, ORACLE, RANDOM
-from cancerllm_utils.results import SCORE_COLUMNS, signed, task_name
+from cancerllm_utils.results import SCORE_COLUMNS, p_text, signed, task_name
 from cancerllm_utils.tasks.task import read_jsonl, write_jsonl
 
 COLUMNS = [*SCORE_COLUMNS, "retriever", "k"]
@@ -275,7 +275,7 @@ def sentences(tests: pd.DataFrame, alpha: float = 0.05) -> list[str]:
 def of_row(row: pd.Series) -> str:
     """One test in words."""
     return (f"{NAMES[row['retriever']]}, k = {row['k']}: {signed(row['difference'])} points (95 % interval {signed(row['low'])} to {signed(row['high'])}, "
-            f"p after Holm {'< 0.001' if row['p_holm'] < 0.001 else format(row['p_holm'], '.3f')}, n = {row['n']})")  # fmt: skip
+            f"p after Holm {p_text(row['p_holm'])}, n = {row['n']})")  # fmt: skip
 
 
 def copy_sentences(copies: pd.DataFrame) -> list[str]:

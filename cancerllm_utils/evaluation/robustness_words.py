@@ -10,7 +10,7 @@ from cancerllm_utils.evaluation import comparisons
 from cancerllm_utils.evaluation.robustness import NATURAL, answers
 from cancerllm_utils.evaluation.robustness_files import files, words
 from cancerllm_utils.evaluation.score import read_rows
-from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, ring_name, signed, system_order, task_name
+from cancerllm_utils.results import METRIC_NAMES, main_systems, model_name, p_text, ring_name, signed, system_order, task_name
 from cancerllm_utils.tasks.task import NOT_STATED, hash_order
 
 FEW = 20  # questions: a field with fewer is not shown
@@ -46,11 +46,6 @@ def system_name(model: str, stage: str, remedy: str = "") -> str:
 def limits_text(value: float, low: float, high: float) -> str:
     """A change with its interval."""
     return f"{signed(value)} ({signed(low)} to {signed(high)})" if pd.notna(low) else f"{signed(value)} (no interval)"
-
-
-def p_text(p: float) -> str:
-    """A p value after Holm."""
-    return "p after Holm < 0.001" if p < 0.001 else f"p after Holm {p:.3f}"
 
 
 def testbed_place(testbed: str) -> int:
@@ -121,7 +116,7 @@ def pretraining_sentences(tests: pd.DataFrame, split: str = "test", metric: str 
         shown = row["p_holm"] <= alpha
         verdict = ("Yes" if row["value"] > 0 else "No, it costs robustness") if shown else "Not shown"
         text = (f"Does continued pre-training make {model} more robust to {testbed_name(testbed)}? {verdict}: on average over the rates cpt-sft changes by {signed(row['value'])} points of "
-                f"{METRIC_NAMES[metric]} against the change of sft (above 0: it keeps more; 95 % interval {signed(row['low'])} to {signed(row['high'])}, {p_text(row['p_holm'])}, "
+                f"{METRIC_NAMES[metric]} against the change of sft (above 0: it keeps more; 95 % interval {signed(row['low'])} to {signed(row['high'])}, p after Holm {p_text(row['p_holm'])}, "
                 f"n = {row['n']:,.0f} questions of {row['patients']:,.0f} patients). {luck_text(tests, row)}")
         single = part[part["task"] != row["task"]]
         if len(single):
@@ -211,7 +206,7 @@ def natural_sentences(scores: pd.DataFrame, tests: pd.DataFrame, systems: list[t
         change = changes[(changes["task"] == task) & (changes["model"] == model) & (changes["stage"] == stage)]
         if len(change):
             row = change.iloc[0]
-            text += f"; from clean to {part['subgroup'].iloc[-1]} {limits_text(row['value'], row['low'], row['high'])}, {p_text(row['p_holm'])}"
+            text += f"; from clean to {part['subgroup'].iloc[-1]} {limits_text(row['value'], row['low'], row['high'])}, p after Holm {p_text(row['p_holm'])}"
         else:
             text += "; all notes are of one kind, so there is nothing to compare"
         out.append(text + ".")
